@@ -1,0 +1,224 @@
+"""Adopting the application under test, and giving it back exactly as it was."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import billiard.pool
+import kombu.asynchronous.hub
+import kombu.pools
+from celery import Celery, _state, signals
+from celery.app import trace
+from celery.utils.dispatch import Signal
+from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
+
+from .errors import AppError, nearest
+
+#: Settings that would lead out of memory, onto the disk, or past the worker.
+_OVERRIDES: dict[str, Any] = {
+    "task_always_eager": False,
+    "task_eager_propagates": False,
+    "worker_state_db": None,
+    "redis_backend_use_ssl": None,
+    "redis_backend_credential_provider": None,
+}
+
+
+def find_app(path: str) -> Celery:
+    """The app that ``celery -A path`` would use.
+
+    Raises:
+        AppError: the path does not import, or leads to no Celery app.
+    """
+    from celery.app.utils import find_app as celery_find_app
+
+    try:
+        found = celery_find_app(path)
+    except ModuleNotFoundError as error:
+        raise AppError(
+            f"--celery-faults-app={path}: there is no module {error.name!r}{nearest(str(error.name), sys.modules)} "
+            "Write it as for `celery -A`: package.module:attribute"
+        ) from None
+    except AttributeError:
+        with suppress(ImportError):
+            module = symbol_by_name(path.partition(":")[0])
+            apps = sorted(name for name, value in vars(module).items() if isinstance(value, Celery))
+            attribute = path.partition(":")[2] or path.rpartition(".")[2]
+            raise AppError(
+                f"--celery-faults-app={path}: {module.__name__} has no Celery app {attribute!r}"
+                f"{nearest(attribute, apps)} Apps there: {', '.join(apps) or 'none'}"
+            ) from None
+        raise
+    if not isinstance(found, Celery):
+        raise AppError(f"--celery-faults-app={path}: that is {found!r}, not a Celery application")
+    return found
+
+
+def current_app_with_tasks() -> Celery | None:
+    """The current app, if it has tasks of the user's."""
+    if _state.default_app is None and _state._tls.current_app is None:
+        return None
+    app = _state.get_current_app()
+    if any(not name.startswith("celery.") for name in app.tasks):
+        return app
+    return None
+
+
+def _all_signals() -> list[Signal]:
+    return [value for value in vars(signals).values() if isinstance(value, Signal)]
+
+
+class Adoption:
+    """Remembers all state of an app, and of Celery and kombu, that a test may change."""
+
+    def __init__(self, app: Celery, conf: dict[str, Any]) -> None:
+        self.app = app
+        self._undo = ExitStack()
+        # A worker imports its task modules first of all. Done here, before anything is remembered, they stay
+        # registered after the test: a module is imported once in a process.
+        app.loader.import_default_modules()
+        app.finalize()
+        self._modules = set(sys.modules)
+        remember = self._undo.callback
+        for other in list(_state._get_active_apps()):
+            self._disconnect(other)
+        remember(self._restore_dict, app.__dict__, dict(app.__dict__))
+        self._lay_over(conf)
+        self._copy_amqp()
+        self._remember_tasks()
+        self._remember_process_state()
+        app.set_current()
+        app.set_default()
+
+    def give_back(self) -> None:
+        """Everything as it was, whatever happened in the test."""
+        self._undo.close()
+
+    @staticmethod
+    def _restore_dict(namespace: dict[str, Any], original: dict[str, Any]) -> None:
+        namespace.clear()
+        namespace.update(original)
+
+    def _disconnect(self, app: Celery) -> None:
+        """Take away what an app has cached that leads to a real broker or backend."""
+        local, had = app._local, getattr(app._local, "backend", None)
+        cache, pool = app._backend_cache, app._pool
+        amqp = app.__dict__.get("amqp")
+        producers = getattr(amqp, "_producer_pool", None)
+
+        def restore() -> None:
+            app._backend_cache, app._pool = cache, pool
+            if had is not None:
+                local.backend = had
+            elif hasattr(local, "backend"):
+                del local.backend
+            if amqp is not None:
+                amqp._producer_pool = producers
+
+        self._undo.callback(restore)
+        app._backend_cache = app._pool = None
+        if had is not None:
+            del local.backend
+        if amqp is not None:
+            amqp._producer_pool = None
+
+    def _lay_over(self, conf: dict[str, Any]) -> None:
+        """Put a mapping over the app's settings: all that the test changes lands in it."""
+        settings = self.app.conf
+        settings.get("task_always_eager")  # the first access loads the configuration
+        layer = {**_OVERRIDES, **conf}
+        remember = {name: settings.__dict__[name] for name in ("maps", "changes", "defaults")}
+        self._undo.callback(settings.__dict__.update, remember)
+        settings.__dict__.update(maps=[layer, *settings.maps], changes=layer, defaults=list(settings.maps))
+
+    def _copy_amqp(self) -> None:
+        app = self.app
+        app.__dict__.pop("timezone", None)
+        original = app.amqp
+        mine = copy.copy(original)
+        for cached in ("queues", "routes", "router", "send_task_message", "create_task_message"):
+            mine.__dict__.pop(cached, None)
+        if "queues" in original.__dict__:
+            mine.__dict__["queues"] = copy.copy(original.queues)
+            mine.__dict__["queues"]._consume_from = None
+        mine._producer_pool = None
+        app.__dict__["amqp"] = mine
+
+    def _remember_tasks(self) -> None:
+        registry = self.app._tasks
+        tasks = dict(registry)
+        attributes = [(task.__dict__, dict(task.__dict__)) for task in tasks.values()]
+        finalizers = set(_state._on_app_finalizers)
+
+        def restore() -> None:
+            for name, task in list(registry.items()):
+                if name not in tasks and not self._is_of_new_module(task):
+                    dict.pop(registry, name)
+            dict.update(registry, tasks)
+            for namespace, original in attributes:
+                if namespace != original:
+                    self._restore_dict(namespace, original)
+            for finalizer in _state._on_app_finalizers - finalizers:
+                if getattr(finalizer, "__module__", None) in self._modules:
+                    _state._on_app_finalizers.discard(finalizer)
+
+        self._undo.callback(restore)
+
+    def _is_of_new_module(self, thing: Any) -> bool:
+        """Whether it was defined by a module that was imported meanwhile, and so is there to stay."""
+        module = getattr(thing, "__module__", None)
+        return module in sys.modules and module not in self._modules
+
+    def _remember_process_state(self) -> None:
+        remember = self._undo.callback
+        receivers = [(signal, list(signal.receivers or ())) for signal in _all_signals()]
+
+        def restore_receivers() -> None:
+            for signal, original in receivers:
+                if signal.receivers == original:
+                    continue
+                kept = [entry for entry in signal.receivers or () if entry not in original and self._stays(entry[1])]
+                signal.receivers[:] = original + kept
+                signal.sender_receivers_cache.clear()
+
+        remember(restore_receivers)
+        remember(setattr, _state, "default_app", _state.default_app)
+        remember(setattr, _state._tls, "current_app", _state._tls.current_app)
+        remember(_state._set_task_join_will_block, _state.task_join_will_block())
+        remember(kombu.asynchronous.hub.set_event_loop, kombu.asynchronous.hub.get_event_loop())
+        kombu.asynchronous.hub.set_event_loop(None)
+        for group in (kombu.pools.connections, kombu.pools.producers):
+            pools = dict(dict.items(group))
+            remember(dict.update, group, pools)
+            remember(dict.clear, group)
+            dict.clear(group)
+        remember(kombu.pools._limit.__setitem__, 0, kombu.pools._limit[0])
+        remember(setattr, billiard.pool, "Lock", billiard.pool.Lock)
+        clock = self.app.clock
+        remember(setattr, clock, "value", clock.value)
+        remember(setattr, clock, "mutex", clock.mutex)
+        remember(worker_state.reset_state)
+        remember(setattr, worker_state, "should_stop", worker_state.should_stop)
+        remember(setattr, worker_state, "should_terminate", worker_state.should_terminate)
+        optimized = self.app.use_fast_trace_task
+        localized = list(trace._localized)
+
+        def restore_optimizations() -> None:
+            if not optimized:
+                trace.reset_worker_optimizations(self.app)
+            trace._localized[:] = localized
+
+        remember(restore_optimizations)
+        worker_state.reset_state()
+        worker_state.should_stop = worker_state.should_terminate = None
+
+    def _stays(self, receiver: Any) -> bool:
+        alive = receiver() if hasattr(receiver, "__callback__") or type(receiver).__name__ in _WEAK else receiver
+        return alive is not None and self._is_of_new_module(alive)
+
+
+_WEAK = ("ReferenceType", "weakref", "WeakMethod", "BoundMethodWeakref")

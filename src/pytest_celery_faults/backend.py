@@ -1,0 +1,114 @@
+"""The result backend: Celery's own Redis backend on the in-memory server; waiting for a result drives the worker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+from celery.backends import redis as celery_redis
+from celery.backends.asynchronous import Drainer as CeleryDrainer
+
+from .errors import WaitNeverEndsError
+from .memory import Client, Server, pool_options
+
+
+class Drainer(CeleryDrainer):
+    """Waits for results, to the microsecond: Celery's wakes once a second to see whether the timeout is over."""
+
+    def drain_events_until(
+        self, p: Any, timeout: float | None = None, interval: float = 1, on_interval: Any = None, wait: Any = None
+    ) -> Iterator[None]:
+        wait = wait or self.result_consumer.drain_events
+        clock = self.result_consumer.backend.server.simulation.clock
+        deadline = None if timeout is None else clock.now_us + round(timeout * 1_000_000)
+        while not p.ready:
+            if deadline is not None and clock.now_us >= deadline:
+                raise socket.timeout()
+            remaining = None if deadline is None else (deadline - clock.now_us) / 1_000_000
+            if on_interval is not None:
+                remaining = interval if remaining is None else min(interval, remaining)
+            yield self.wait_for(p, wait, timeout=remaining)
+            if on_interval is not None:
+                on_interval()
+
+
+class ResultConsumer(celery_redis.ResultConsumer):
+    """Celery's consumer of result messages; says for which result somebody waits."""
+
+    backend: Backend
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.drainer = Drainer(self)
+        self._waiting_for = "a result"
+
+    def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
+        outer, self._waiting_for = self._waiting_for, self.backend.describe(result)
+        try:
+            yield from super()._wait_for_pending(result, **kwargs)
+        except WaitNeverEndsError as error:
+            # The wait was for a message on a connection; people wait for a result.
+            text = str(error).replace("a message on a Redis connection", self._waiting_for)
+            raise WaitNeverEndsError(text) from None
+        finally:
+            self._waiting_for = outer
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        with self.reconnect_on_error():
+            if self._pubsub is None:
+                self._idle(timeout)
+                return
+            message = self._pubsub.get_message(timeout=timeout)
+            if message and message["type"] == "message":
+                self.on_state_change(self._decode_result(message["data"]), message)
+
+    def _idle(self, timeout: float | None) -> None:
+        simulation = self.backend.server.simulation
+        until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
+        simulation.wait(self._waiting_for, until=until)
+
+
+class Backend(celery_redis.RedisBackend):
+    """Celery's Redis backend. An ``AsyncResult`` that outlives its test still finds this one, never a real Redis."""
+
+    ResultConsumer = ResultConsumer
+    #: Reads of one task's state in a row, in which nothing else happened, after which reading drives the worker.
+    reads_before_driving = 50
+
+    def __init__(self, server: Server, db: int, describe: Callable[[Any], str], app: Any) -> None:
+        self.server = server
+        self.db = db
+        self.describe = describe
+        self._reads = 0
+        self._read_at = -1
+        super().__init__(app=app)
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        return defaults
+
+    def _get_pool(self, **_: Any) -> Any:
+        return redis.ConnectionPool(**pool_options(self.server, self.db))
+
+    def _get_client(self) -> Any:
+        return Client
+
+    def _get_task_meta_for(self, task_id: str) -> Any:
+        self._let_a_busy_loop_progress(task_id)
+        return super()._get_task_meta_for(task_id)
+
+    def _let_a_busy_loop_progress(self, task_id: str) -> None:
+        """``while not result.ready(): pass`` reads and reads, and waits for nothing: then reading is the wait."""
+        simulation = self.server.simulation
+        if not simulation.here or simulation.current is not simulation.test:
+            return
+        self._reads = self._reads + 1 if self._read_at == self.server.changes else 0
+        self._read_at = self.server.changes
+        if self._reads > self.reads_before_driving:
+            changes = self.server.changes
+            what = self.describe(self.app.AsyncResult(task_id))
+            simulation.wait(what, ready=lambda: self.server.changes != changes)
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        raise TypeError("the in-memory result backend of a test cannot be pickled")

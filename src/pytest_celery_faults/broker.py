@@ -1,0 +1,375 @@
+"""The broker: kombu's own Redis transport on the in-memory server, with the manners of Redis or of RabbitMQ.
+
+kombu's channel does what it does in production. This module only says where the server is, tells an observer what
+reached it, and changes for RabbitMQ what that broker does differently:
+
+================================  =============================  ==================================================
+what                              Redis (kombu's emulation)      RabbitMQ
+================================  =============================  ==================================================
+served first                      the lowest priority step       the highest priority, in queues with x-max-priority
+a message unacked for long        back after visibility_timeout  stays with its consumer
+its consumer's connection goes    visibility_timeout             back at once
+reject(requeue=True)              goes to the end of the queue   goes back to its place
+a message expires in the queue    is delivered                   is dead-lettered
+================================  =============================  ==================================================
+
+Sources: https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html and
+https://www.rabbitmq.com/docs/priority, /docs/ttl, /docs/confirms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kombu.transport import redis as kombu_redis
+from redis import Redis
+
+from .hub import OrderedSet, Poller
+from .memory import Client, Server, client, pool_options
+
+REDIS, RABBITMQ = "redis", "rabbitmq"
+
+# When RabbitMQ took a message in, in microseconds of the clock: from then on its time to live counts.
+_SENT_AT = "x-taken-in-at"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as it lies in a queue or is held by a consumer.
+
+    ``eta`` and ``expires`` are ISO 8601 strings as Celery sends them, ``priority`` is the sender's.
+    """
+
+    queue: str
+    task: str | None
+    task_id: str | None
+    args: Sequence[Any] = field(repr=False)
+    kwargs: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, Any] = field(repr=False)
+    priority: int | None
+    redelivered: bool
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def eta(self) -> str | None:
+        return self.headers.get("eta")
+
+    @property
+    def expires(self) -> str | None:
+        return self.headers.get("expires")
+
+
+class Observer(Protocol):
+    """Told of what reached the broker, when it did."""
+
+    def published(self, queue: str, payload: dict[str, Any]) -> None: ...
+    def delivered(self, payload: dict[str, Any]) -> None: ...
+    def acked(self, payload: dict[str, Any]) -> None: ...
+    def rejected(self, payload: dict[str, Any], requeue: bool) -> None: ...
+    def expired_in_queue(self, queue: str, payload: dict[str, Any]) -> None: ...
+
+
+class Broker:
+    """What a test sees of the broker: ``celery_faults.broker``."""
+
+    def __init__(self, server: Server, manners: str, db: int, observer: Observer) -> None:
+        self._server = server
+        self._observer = observer
+        self._db = db
+        self._declared: dict[str, None] = {}
+        self._max_priority: dict[str, int] = {}
+        self._client: Client | None = None
+        self._channel: Channel | None = None
+        self._on_connection: Callable[[], None] | None = None
+        self._transports: list[Transport] = []
+        #: ``"redis"`` or ``"rabbitmq"``.
+        self.manners = manners
+
+    @property
+    def client(self) -> Client:
+        """A Redis client of the in-memory server, for the application's own keys and for signals between tasks and test.
+
+        A blocking command waits on virtual time and lets the worker run meanwhile.
+        """
+        if self._client is None:
+            self._client = client(self._server, self._db)
+        return self._client
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """The number of messages that wait in each declared queue."""
+        return {queue: len(self._raw_messages(queue)) for queue in self._declared}
+
+    def messages(self, queue: str) -> list[Message]:
+        """The messages in a queue, in the order in which they would be delivered."""
+        return [self._decode(raw, queue) for raw in self._raw_messages(queue)]
+
+    @property
+    def unacked(self) -> list[Message]:
+        """The messages that were delivered and neither acked nor rejected, oldest delivery first."""
+        channel = self._any_channel()
+        if channel is None:
+            return []
+        held = self.client.hgetall(channel.unacked_key)
+        order = self.client.zrange(channel.unacked_index_key, 0, -1)
+        found = []
+        for tag in order:
+            if tag in held:
+                payload, _exchange, routing_key = json.loads(held[tag])
+                found.append(self._decode(payload, routing_key))
+        return found
+
+    def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
+        channel = self._any_channel()
+        if channel is None:
+            return []
+        found: list[dict[str, Any]] = []
+        keys = dict.fromkeys(channel._q_for_pri(queue, step) for step in channel.priority_steps)
+        for key in keys:
+            found += [json.loads(item) for item in reversed(self.client.lrange(key, 0, -1))]
+        return found
+
+    def _any_channel(self) -> Channel | None:
+        return self._channel
+
+    def _decode(self, payload: dict[str, Any], queue: str) -> Message:
+        args, kwargs = decode_arguments(payload)
+        headers = payload.get("headers") or {}
+        properties = payload.get("properties") or {}
+        return Message(
+            queue=queue,
+            task=headers.get("task"),
+            task_id=headers.get("id"),
+            args=args,
+            kwargs=kwargs,
+            headers=headers,
+            priority=properties.get("priority"),
+            redelivered=bool(headers.get("redelivered")),
+            raw=payload,
+        )
+
+    def __repr__(self) -> str:
+        queues = ", ".join(f"{name}: {count}" for name, count in self.queues.items()) or "no queue yet"
+        return f"<Broker with the manners of {self.manners}; {queues}>"
+
+
+def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The positional and keyword arguments of a task message; none where it cannot be decoded."""
+    import base64
+
+    from kombu.serialization import loads
+
+    properties = payload.get("properties") or {}
+    body: Any = payload.get("body")
+    try:
+        if properties.get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        accept = [payload["content-type"]]
+        decoded = loads(body, payload["content-type"], payload["content-encoding"], accept=accept)
+        args, kwargs, _embed = decoded
+    except Exception:  # A message that cannot be decoded still is one, and is looked at by people.
+        return (), {}
+    return args, kwargs
+
+
+def is_task(payload: Mapping[str, Any]) -> bool:
+    headers = payload.get("headers")
+    return bool(headers) and "task" in headers and "id" in headers  # type: ignore[operator]
+
+
+class QoS(kombu_redis.QoS):
+    """kombu's record of unacked messages; what it tells the broker is told to the observer as well."""
+
+    channel: Channel
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        super().append(message, delivery_tag)
+        self.channel.observer.delivered(message._raw)
+
+    def ack(self, delivery_tag: str) -> None:
+        message = self._delivered.get(delivery_tag)
+        super().ack(delivery_tag)
+        if message is not None:
+            self.channel.observer.acked(message._raw)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        message = self._delivered.get(delivery_tag)
+        super().reject(delivery_tag, requeue=requeue)
+        if message is not None:
+            self.channel.observer.rejected(message._raw, requeue)
+
+
+class Channel(kombu_redis.Channel):
+    """kombu's Redis channel, to the server of the test."""
+
+    QoS = QoS
+    connection: Transport
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._publisher: Redis | None = None
+        super().__init__(*args, **kwargs)
+        self.broker._channel = self
+
+    @property
+    def broker(self) -> Broker:
+        return self.connection.broker
+
+    @property
+    def observer(self) -> Observer:
+        return self.connection.broker._observer
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        options = pool_options(self.broker._server, self.broker._db)
+        if asynchronous:
+            options["on_disconnect"] = self._disconnected
+        return options
+
+    def _disconnected(self, connection: Any) -> None:
+        if self._registered:
+            self._on_connection_disconnect(connection)
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        if client is None:
+            if self._publisher is None or self._publisher.connection_pool is not self.pool:
+                self._publisher = self._create_client()
+            client = self._publisher
+        yield client
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
+        if not auto_delete:
+            self.broker._declared[queue] = None
+        limit = (kwargs.get("arguments") or {}).get("x-max-priority")
+        if limit is not None:
+            self.broker._max_priority[queue] = int(limit)
+        if queue in self._expires:
+            self.connection.keep_bindings_alive()
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        super()._put(queue, message, **kwargs)
+        if is_task(message):
+            self.broker._declared.setdefault(queue)
+            self.observer.published(queue, message)
+
+    def _update_queue_cycle(self) -> None:
+        """Ask for messages again when the consumed queues change; kombu would within ``brpop_timeout``, a second."""
+        super()._update_queue_cycle()
+        if self._in_poll and self._in_poll._sock is not None:
+            self._in_poll._sock.forget_blocked_command()
+            self._in_poll = None
+
+
+class RabbitQoS(QoS):
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        # kombu's redis puts a rejected message behind all others, RabbitMQ back where it was.
+        self.channel.requeue_in_place = True
+        try:
+            super().reject(delivery_tag, requeue=requeue)
+        finally:
+            self.channel.requeue_in_place = False
+
+
+class RabbitChannel(Channel):
+    """The same channel, where RabbitMQ would act differently. See the table above."""
+
+    QoS = RabbitQoS
+    requeue_in_place = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Redis is asked for the keys in this order: the highest priority first.
+        self.priority_steps = list(range(9, -1, -1))
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        # A queue declared without x-max-priority has no priorities, and a higher one counts as its highest.
+        priority = min(pri, self.broker._max_priority.get(queue, 0))
+        return f"{queue}{self.sep}{priority}" if priority else queue
+
+    def _size(self, queue: str) -> int:
+        keys = {self._q_for_pri(queue, priority) for priority in self.priority_steps}
+        with self.conn_or_acquire() as client:
+            return sum(client.llen(key) for key in keys)
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        message[_SENT_AT] = self.broker._server.simulation.clock.now_us
+        super()._put(queue, message, **kwargs)
+
+    def _do_restore_message(
+        self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost and not self.requeue_in_place)
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's Redis transport. A subclass for each test carries its broker."""
+
+    Channel = Channel
+    broker: Broker
+    _hub: Any = None
+    _binding_timer: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle.poller.close()
+        self.cycle.poller = Poller(self.broker._server)
+        self.cycle._channels = OrderedSet()
+        self.broker._transports.append(self)
+
+    def establish_connection(self) -> Any:
+        if self.broker._on_connection is not None:
+            self.broker._on_connection()
+        return super().establish_connection()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        self._hub = loop
+        # These watch over sockets and credentials that a server in memory does not have. Each would wake the
+        # loop for ever, once a second and once in 25 of them, in a test that waits for hours.
+        for name in ("_subclient_health_tref", "_brpop_health_tref", "_reauth_tref", "_binding_expiry_tref"):
+            timer = getattr(self.cycle, name, None)
+            if timer is not None:
+                timer.cancel()
+        if self.broker.manners == RABBITMQ:
+            self.cycle._restore_messages_tref.cancel()
+
+    def keep_bindings_alive(self) -> None:
+        """A queue with ``x-expires`` is consumed: then kombu's refreshing of its bindings is needed after all."""
+        if self._hub is not None and self._binding_timer is None:
+            refresh = getattr(self.cycle, "maybe_refresh_binding_expiry", None)
+            if refresh is not None:
+                self._binding_timer = self._hub.call_repeatedly(1, refresh)
+
+    def _deliver(self, message: dict[str, Any], queue: str) -> None:
+        if self.broker.manners == RABBITMQ and self._has_expired(message):
+            self.broker._observer.expired_in_queue(queue, message)
+            return
+        super()._deliver(message, queue)
+
+    def _has_expired(self, message: Mapping[str, Any]) -> bool:
+        sent_at = message.get(_SENT_AT)
+        lifetime = (message.get("properties") or {}).get("expiration")
+        if sent_at is None or lifetime is None:
+            return False
+        return self.broker._server.simulation.clock.now_us >= int(sent_at) + int(lifetime) * 1000
+
+    def close_for_good(self) -> None:
+        """Let go of everything without a word to the broker, as when the process is gone."""
+        for channel in [*self.channels, *self._avail_channels]:
+            if channel._qos is not None:
+                channel._qos._on_collect.cancel()
+                channel._qos._delivered.clear()
+            channel.closed = True
+            channel._in_poll = None
+
+
+def transport_for(broker: Broker) -> type[Transport]:
+    """The transport class that leads to ``broker``."""
+    channel = RabbitChannel if broker.manners == RABBITMQ else Channel
+    return type("Transport", (Transport,), {"broker": broker, "Channel": channel})
+
+

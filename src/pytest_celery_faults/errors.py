@@ -1,0 +1,60 @@
+"""Every error the plugin raises on purpose.
+
+``CeleryFaultsError`` is their base. A wrong value is also a ``ValueError``, a wrong type also a ``TypeError``,
+and what a test found to be wrong about the application is also an ``AssertionError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CeleryFaultsError(Exception):
+    """Base class of all errors of this plugin."""
+
+
+class FaultValueError(CeleryFaultsError, ValueError):
+    """An argument has a value that means nothing here."""
+
+
+class FaultTypeError(CeleryFaultsError, TypeError):
+    """An argument is of a type that means nothing here."""
+
+
+class AppError(CeleryFaultsError):
+    """There is no Celery application to test, or not the one that was named."""
+
+
+class ForeignBrokerError(CeleryFaultsError):
+    """Something tried to reach a broker or result backend that the test does not own."""
+
+
+class WaitNeverEndsError(CeleryFaultsError, AssertionError):
+    """A wait that nothing can end: no message, no timer and no running task would change what is waited for."""
+
+
+class EndlessTaskError(CeleryFaultsError, AssertionError):
+    """One task id was executed more often than ``max_executions`` allows: it retries or is requeued for ever."""
+
+
+class StalledTaskError(CeleryFaultsError, AssertionError):
+    """A task blocked in real time for longer than ``stall_timeout`` seconds."""
+
+
+class WorkerDiedError(CeleryFaultsError, AssertionError):
+    """Celery's worker ended by itself, with an error that nobody handled."""
+
+
+class FaultNeverFiredError(CeleryFaultsError, AssertionError):
+    """A required fault found no execution to strike."""
+
+
+class AmbiguousHistoryError(CeleryFaultsError, LookupError):
+    """More than one task, or none, could be meant."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``", did you mean 'x'?"`` for the most similar choice, or ``""``."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f", did you mean {found[0]!r}?" if found else ""

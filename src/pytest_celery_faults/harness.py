@@ -1,0 +1,431 @@
+"""All of it together for one test."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery import Celery, _state
+from celery.worker import state as worker_state
+from kombu.utils.url import parse_url
+
+from . import replaced
+from .app import Adoption
+from .backend import Backend
+from .broker import RABBITMQ, REDIS, Broker, transport_for
+from .clock import Clock, RealTimeSource, TimeSource
+from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, nearest
+from .frozen import Freeze
+from .hub import Hub, Timer
+from .injection import Injection, Injector, Plan, plan
+from .memory import Server
+from .pool import Pool
+from .recorder import Recorder
+from .simulation import Fiber, Simulation
+from .timeline import Timeline
+from .views.letters import DeadLetterQueue
+from .views.retries import RetryRecorder
+from .views.sent import Sent
+from .watchdog import Watchdog
+from .worker import HOSTNAME, Worker, WorkerControl, consumer_class
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``@pytest.mark.celery_faults(...)`` can set."""
+
+    conf: dict[str, Any] = field(default_factory=dict)
+    queues: tuple[str, ...] | None = None
+    broker: str | None = None
+    concurrency: int = 1
+    clock: str = "virtual"
+    start: datetime | None = None
+    dlq: str | None = "dlq"
+    stall_timeout: float = 30
+    max_executions: int = 1000
+    apps: tuple[Celery, ...] = ()
+
+
+OPTION_NAMES = tuple(Options.__dataclass_fields__)
+
+
+def make_options(values: dict[str, Any]) -> Options:
+    """Check what the markers say.
+
+    Raises:
+        FaultTypeError, FaultValueError: what is wrong, and what is possible.
+    """
+    for name in values:
+        if name not in OPTION_NAMES:
+            raise FaultTypeError(
+                f"celery_faults() has no argument {name!r}{nearest(name, OPTION_NAMES)} "
+                f"It takes: {', '.join(OPTION_NAMES)}"
+            )
+    checked = dict(values)
+    _choice(checked, "broker", (REDIS, RABBITMQ))
+    _choice(checked, "clock", ("virtual", "real"))
+    for name in ("concurrency", "max_executions"):
+        value = checked.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise FaultTypeError(f"celery_faults({name}={value!r}): a whole number from 1 up")
+        if value < 1:
+            raise FaultValueError(f"celery_faults({name}={value!r}): a whole number from 1 up")
+    stall = checked.get("stall_timeout", 30)
+    if isinstance(stall, bool) or not isinstance(stall, (int, float)):
+        raise FaultTypeError(f"celery_faults(stall_timeout={stall!r}): real seconds")
+    if not stall > 0:
+        raise FaultValueError(f"celery_faults(stall_timeout={stall!r}): real seconds above 0")
+    if not isinstance(checked.get("conf", {}), dict):
+        raise FaultTypeError(f"celery_faults(conf={checked['conf']!r}): a dict of Celery settings")
+    start = checked.get("start")
+    if start is not None and not isinstance(start, datetime):
+        raise FaultTypeError(f"celery_faults(start={start!r}): a datetime; a naive one is UTC")
+    dlq = checked.get("dlq", "dlq")
+    if dlq is not None and not isinstance(dlq, str):
+        raise FaultTypeError(f"celery_faults(dlq={dlq!r}): the name of a queue, or None")
+    for name, kind in (("queues", str), ("apps", Celery)):
+        if checked.get(name) is not None:
+            members = [checked[name]] if isinstance(checked[name], (str, Celery)) else list(checked[name])
+            if not all(isinstance(member, kind) for member in members):
+                raise FaultTypeError(f"celery_faults({name}={checked[name]!r}): a list of {kind.__name__}")
+            checked[name] = tuple(members)
+    return Options(**checked)
+
+
+def _choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None:
+    value = values.get(name)
+    if value is not None and value not in choices:
+        raise FaultValueError(
+            f"celery_faults({name}={value!r}): choose one of {', '.join(choices)}{nearest(str(value), choices)}"
+        )
+
+
+class _JoinFlag:
+    """Keeps Celery's process-wide `task_join_will_block` right for the fiber that runs; stops the time it runs."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def entering(self, fiber: Fiber) -> None:
+        _state._set_task_join_will_block(fiber.join_blocks)
+        self._watchdog.entering(fiber)
+
+    def leaving(self, fiber: Fiber) -> None:
+        fiber.join_blocks = _state.task_join_will_block()
+        self._watchdog.leaving(fiber)
+
+
+class Harness:
+    """One test's worker, broker, backend and clock: what the fixture ``celery_faults`` gives."""
+
+    def __init__(self, app: Celery, options: Options, seed: int, name: str, watchdog: Watchdog) -> None:
+        self.app = app
+        self._options = options
+        self._stack = ExitStack()
+        try:
+            self._set_up(seed, name, watchdog)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, seed: int, name: str, watchdog: Watchdog) -> None:
+        options, stack = self._options, self._stack
+        stack.callback(random.setstate, random.getstate())
+        random.seed(zlib.crc32(f"{seed}:{name}".encode()))
+        self._adoption = Adoption(self.app, options.conf)
+        stack.callback(self._adoption.give_back)
+        source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
+        self.simulation = simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
+        self.timeline = Timeline(lambda: source.seconds_since_start(source.now_us))
+        self._freeze = Freeze(simulation)
+        self.clock = Clock(source, self._freeze.paused)
+        self.server = Server(simulation)
+        self.recorder = Recorder(self.timeline, simulation, options.dlq, options.max_executions)
+        conf = self.app.conf
+        self._urls = {_location(url) for url in self._broker_urls(self.app)}
+        for other in options.apps:
+            self._urls |= {_location(url) for url in self._broker_urls(other)}
+        scheme, database = _scheme_and_database(conf.broker_read_url or conf.broker_url)
+        manners = options.broker or (RABBITMQ if scheme in ("amqp", "amqps", "pyamqp", "librabbitmq") else REDIS)
+        self.broker = Broker(self.server, manners, database, self.recorder)
+        self.broker._on_connection = self._on_connection
+        self._transport = transport_for(self.broker)
+        self._backend_database = _scheme_and_database(conf.result_backend)[1]
+        self._backends: dict[int, Backend] = {}
+        self.injector = Injector(
+            self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit)
+        )
+        self.retries = RetryRecorder(self.recorder)
+        self.dlq = DeadLetterQueue(self.recorder)
+        self.sent = Sent(self.recorder)
+        self._replace_names()
+        self.worker = WorkerControl(self)
+        stack.callback(self._dispose)
+        self.recorder.connect()
+        watchdog.watch(simulation, options.stall_timeout, self.timeline)
+        stack.callback(watchdog.unwatch)
+        self._freeze.start()
+        stack.callback(self._freeze.stop)
+
+    def _replace_names(self) -> None:
+        harness = self
+
+        def get_transport_cls(original: Any) -> Any:
+            def get_transport_cls(connection: Any) -> Any:
+                harness._check_url(connection)
+                return harness._transport
+
+            return get_transport_cls
+
+        def get_backend(original: Any) -> Any:
+            def _get_backend(app: Celery) -> Any:
+                return harness._backend_of(app)
+
+            return _get_backend
+
+        def task_backend(original: Any) -> Any:
+            return property(lambda task: harness._backend_of(task.app), original.fset)
+
+        def retry(original: Any) -> Any:
+            def retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+                return harness._retry(original, task, args, kwargs)
+
+            return retry
+
+        stack = self._stack
+        replaced.replace(stack, replaced.TRANSPORT, get_transport_cls)
+        replaced.replace(stack, replaced.BACKEND, get_backend)
+        replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
+        replaced.replace(stack, replaced.RETRY, retry)
+        replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), {"server": self.server}))
+        replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), {"server": self.server}))
+
+    # -- what a test calls
+
+    def inject(self, *args: Any, **options: Any) -> Injection:
+        """Inject a fault from now on, for the rest of the test or, as a context manager, for a block.
+
+        The arguments are those of ``@pytest.mark.inject``; the flag ``--celery-faults`` is not needed.
+
+        Raises:
+            FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
+        """
+        __tracebackhide__ = True
+        return self.add(plan(*args, **options))
+
+    def add(self, what: Plan) -> Injection:
+        __tracebackhide__ = True
+        self.injector.check_tasks(what, self.app.tasks)
+        self.injector.check_limits(what, self.app.tasks)
+        return self.injector.add(what)
+
+    def verify(self) -> None:
+        """Raise when a required fault never fired."""
+        __tracebackhide__ = True
+        unfired = self.injector.unfired()
+        if unfired:
+            raise FaultNeverFiredError(self.injector.why_not_fired(unfired))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._stack.close()
+
+    def __repr__(self) -> str:
+        return f"<celery_faults of {self.app.main!r} at {self.clock.elapsed:g} s: {self.broker!r}, {self.worker!r}>"
+
+    # -- the worker's life
+
+    def build_worker(self) -> Worker:
+        app, options = self.app, self._options
+        queues, excluded = self._queues()
+        pool = type("Pool", (Pool,), {"server": self.server, "timeline": self.timeline})
+        return Worker(
+            app=app,
+            hostname=HOSTNAME,
+            pool_cls=pool,
+            pool=pool,
+            concurrency=options.concurrency,
+            consumer_cls=consumer_class(app.conf.worker_consumer, self.injector.wrap),
+            queues=queues,
+            exclude_queues=excluded,
+            use_eventloop=True,
+            without_heartbeat=True,
+            without_mingle=True,
+            without_gossip=True,
+            loglevel="WARN",
+        )
+
+    def _queues(self) -> tuple[list[str] | None, list[str]]:
+        """What to consume: all that the app declares or its tasks name, but for the dead-letter queue."""
+        options, app = self._options, self.app
+        if options.queues is not None:
+            return list(options.queues), []
+        queues = app.amqp.queues
+        named = [getattr(task, "queue", None) for task in app.tasks.values()]
+        routes = app.conf.task_routes
+        if isinstance(routes, dict):
+            named += [route.get("queue") if isinstance(route, dict) else route for route in routes.values()]
+        for queue in named:
+            name = getattr(queue, "name", queue)
+            if isinstance(name, str) and name not in queues and queues.create_missing:
+                queues.add(queue) if not isinstance(queue, str) else queues[name]
+        return None, [options.dlq] if options.dlq is not None else []
+
+    def _on_connection(self) -> None:
+        """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
+        if self.simulation.current is self.simulation.test and not self.simulation.closing:
+            self.worker._ensure_started()
+
+    def kill_worker(self, fiber: Fiber | None) -> None:
+        """Take the worker and its tasks away, without a word to the broker."""
+        simulation = self.simulation
+        for other in simulation.waiting():
+            simulation.kill(other)
+        if fiber is not None:
+            simulation.kill(fiber)
+        self._cut_connections()
+
+    def _cut_connections(self) -> None:
+        for transport in self.broker._transports:
+            transport.close_for_good()
+        self.broker._transports.clear()
+
+    def forget_worker_state(self) -> None:
+        """What Celery keeps in module globals for the worker of a process: the next worker is another process."""
+        import kombu.asynchronous.hub
+
+        kombu.asynchronous.hub.set_event_loop(None)
+        worker_state.reset_state()
+        worker_state.should_stop = worker_state.should_terminate = None
+
+    def _dispose(self) -> None:
+        self.simulation.close()
+        self._cut_connections()
+        self.server.files.clear()
+
+    # -- connections
+
+    def _broker_urls(self, app: Celery) -> Iterable[str]:
+        conf = app.conf
+        for url in (conf.broker_read_url, conf.broker_write_url, conf.broker_url):
+            for one in url if isinstance(url, (list, tuple)) else [url]:
+                yield from (one or "").split(";")
+
+    def _check_url(self, connection: Any) -> None:
+        location = _location_of(connection)
+        if location in self._urls or any(_location(url) in self._urls for url in connection.alt or ()):
+            return
+        owners = [
+            app.main or repr(app)
+            for app in list(_state._get_active_apps())
+            if app is not self.app and location in {_location(url) for url in self._broker_urls(app)}
+        ]
+        whose = f" of the app {owners[0]!r}" if owners else ""
+        raise ForeignBrokerError(
+            f"this test would have reached the broker{whose} at {_readable(location)}, which is not the one of "
+            f"{self.app.main!r}. To run that app in memory too: @pytest.mark.celery_faults(apps=[...])"
+        )
+
+    def _backend_of(self, app: Celery) -> Backend:
+        app = getattr(app, "_get_current_object", lambda: app)()
+        if app is not self.app and app not in self._options.apps:
+            if not {_location(url) for url in self._broker_urls(app)} & self._urls:
+                raise ForeignBrokerError(
+                    f"this test would have reached the result backend of the app {app.main!r}. To run that app in "
+                    "memory too: @pytest.mark.celery_faults(apps=[...])"
+                )
+        backend = self._backends.get(id(app))
+        if backend is None:
+            backend = Backend(self.server, self._backend_database, self._describe, app)
+            self._backends[id(app)] = backend
+        return backend
+
+    # -- words
+
+    def _describe(self, result: Any) -> str:
+        task_id = getattr(result, "id", None)
+        record = self.recorder.records.get(task_id) if task_id is not None else None
+        if record is not None:
+            return f"the result of {self.timeline.label(record.task, task_id)}"
+        members = getattr(result, "results", None)
+        if members:
+            return "the results of " + ", ".join(self._describe(member)[14:] for member in members)
+        return f"the result of task {task_id}, which nobody sent"
+
+    def _explain(self) -> list[str]:
+        """Why nothing can happen any more."""
+        reasons = []
+        if not self.worker.running:
+            reasons.append("the worker is stopped")
+        consumed = set(self._consumed_queues())
+        for queue, count in self.broker.queues.items():
+            if count and queue not in consumed:
+                messages = "1 message is" if count == 1 else f"{count} messages are"
+                reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
+        return reasons
+
+    def _consumed_queues(self) -> Iterable[str]:
+        instance = self.worker._instance
+        consumer = getattr(instance, "consumer", None)
+        task_consumer = getattr(consumer, "task_consumer", None)
+        return [queue.name for queue in task_consumer.queues] if task_consumer is not None else []
+
+    def _retry(self, original: Callable[..., Any], task: Any, args: Any, kwargs: Any) -> Any:
+        from celery.exceptions import Ignore, Reject, Retry
+
+        request = task.request
+        try:
+            return original(task, *args, **kwargs)
+        except (Retry, Reject, Ignore):
+            raise
+        except Exception:
+            if not request.called_directly and not request.is_eager:
+                self.recorder.retry_refused(request.id)
+            raise
+
+    def real_time(self) -> AbstractContextManager[None]:
+        return self._freeze.paused()
+
+
+def _location(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and database of a broker URL, so that two spellings of one broker are equal."""
+    if not url:
+        url = "amqp://"
+    parts = parse_url(url)
+    scheme = parts["transport"] or "amqp"
+    port = parts["port"] or {"redis": 6379, "rediss": 6379, "amqp": 5672, "pyamqp": 5672}.get(scheme)
+    vhost = parts["virtual_host"] or "/"
+    return _FAMILY.get(scheme, scheme), parts["hostname"] or "localhost", port, vhost.strip("/") or "0"
+
+
+_FAMILY = {"rediss": "redis", "pyamqp": "amqp", "librabbitmq": "amqp", "amqps": "amqp"}
+
+
+def _location_of(connection: Any) -> tuple[str, str, int | None, str]:
+    scheme = connection.transport_cls
+    if not isinstance(scheme, str):
+        scheme = getattr(scheme, "driver_type", "unknown")
+    family = _FAMILY.get(scheme, scheme)
+    port = connection.port or {"redis": 6379, "amqp": 5672}.get(family)
+    vhost = str(connection.virtual_host or "/")
+    return family, connection.hostname or "localhost", port, vhost.strip("/") or "0"
+
+
+def _readable(location: tuple[str, str, int | None, str]) -> str:
+    scheme, host, port, vhost = location
+    return f"{scheme}://{host}{f':{port}' if port else ''}/{vhost}"
+
+
+def _scheme_and_database(url: Any) -> tuple[str, int]:
+    if isinstance(url, (list, tuple)):
+        url = url[0] if url else None
+    if not isinstance(url, str) or "://" not in url:
+        return (url if isinstance(url, str) else "", 0)
+    scheme, _, rest = url.partition("://")
+    database = rest.split("?")[0].rpartition("/")[2] if "/" in rest else ""
+    return scheme.partition("+")[0], int(database) if database.isdigit() else 0

@@ -1,0 +1,287 @@
+"""Which fault strikes where.
+
+A task's life has named points, and each point is one call of `Injector.strike`. This module knows two of them:
+``start``, before the body, inside Celery's autoretry wrapper, and ``return``, after the body.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Any
+
+from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, nearest
+from .faults import LIMITS, Fault, Raise, Sleep, as_fault, kind_of
+from .recorder import Recorder
+from .simulation import TASK_RANK, Simulation
+from .timeline import Event
+
+POINTS = ("start", "return")
+ARGUMENTS = ("task", "times", "at", "required")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The execution that a fault may strike."""
+
+    task: Any
+    task_id: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    retries: int
+    queue: str
+    redelivered: bool
+    headers: Mapping[str, Any] = field(repr=False)
+    time_limits: Mapping[str, float | None] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a marker or a call of ``inject()`` asks for, checked."""
+
+    fault: Fault
+    tasks: tuple[str, ...] | None
+    times: int | None
+    at: str
+    required: bool
+
+    def __str__(self) -> str:
+        where = f" into {', '.join(self.tasks)}" if self.tasks is not None else ""
+        often = "" if self.times == 1 else ", every time" if self.times is None else f", {self.times} times"
+        return f"{self.fault!r}{where}{often}"
+
+
+def plan(*args: Any, **options: Any) -> Plan:
+    """Check the arguments of ``inject``.
+
+    Raises:
+        FaultTypeError, FaultValueError: what is wrong, and what is possible.
+    """
+    unknown = [name for name in options if name not in (*ARGUMENTS, "fault")]
+    if unknown:
+        raise FaultTypeError(
+            f"inject() has no argument {unknown[0]!r}{nearest(unknown[0], ARGUMENTS)} It takes: {', '.join(ARGUMENTS)}"
+        )
+    if len(args) > 1:
+        raise FaultTypeError("inject() takes one fault; for several write several markers")
+    if args and "fault" in options:
+        raise FaultTypeError("inject() got two faults, one by position and one by name")
+    if not args and "fault" not in options:
+        raise FaultTypeError("inject() needs a fault: an exception class, an exception, or Sleep(30)")
+    fault = as_fault(args[0] if args else options["fault"])
+    times = options.get("times", 1)
+    if times is not None:
+        if isinstance(times, bool) or not isinstance(times, int):
+            raise FaultTypeError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
+        if times < 1:
+            raise FaultValueError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
+    at = options.get("at") or "start"
+    if at not in POINTS:
+        raise FaultValueError(f"at={at!r}: choose one of {', '.join(POINTS)}{nearest(str(at), POINTS)}")
+    required = options.get("required", True)
+    if not isinstance(required, bool):
+        raise FaultTypeError(f"required={required!r}: True or False")
+    return Plan(fault, _task_names(options.get("task")), times, at, required)
+
+
+def _task_names(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    names = []
+    for item in values:
+        name = item if isinstance(item, str) else getattr(item, "name", None)
+        if not isinstance(name, str) or not name:
+            raise FaultTypeError(f"task={item!r}: a task, its name, a pattern such as 'shop.*', or a list of them")
+        names.append(name)
+    if not names:
+        raise FaultValueError("task=[]: name at least one task, or leave it out for all of the application's")
+    return tuple(names)
+
+
+class Injection(AbstractContextManager["Injection"]):
+    """A fault that waits for its executions; what ``celery_faults.inject()`` returns.
+
+    As a context manager it ends with the block, and fails there if it was required and never fired.
+    """
+
+    def __init__(self, what: Plan, injector: Injector) -> None:
+        self.plan = what
+        self._injector = injector
+        self._active = True
+        self._in_block = False
+        #: How often it fired.
+        self.fired = 0
+        #: The timeline's events of its firings.
+        self.events: list[Event] = []
+
+    @property
+    def remaining(self) -> int | None:
+        """How often it may still fire; ``None``: without end."""
+        if not self._active:
+            return 0
+        return None if self.plan.times is None else self.plan.times - self.fired
+
+    def cancel(self) -> None:
+        """Fire no more. A required fault that was cancelled before it fired is no failure."""
+        self._active = False
+        self._injector.injections.remove(self)
+
+    def matches(self, execution: Execution, point: str) -> bool:
+        what = self.plan
+        if what.at != point or self.remaining == 0:
+            return False
+        name = execution.task.name
+        if what.tasks is None:
+            if name.startswith("celery."):
+                return False
+        elif not any(name == pattern or fnmatchcase(name, pattern) for pattern in what.tasks):
+            return False
+        fault = what.fault
+        return not (isinstance(fault, Sleep) and fault.beyond and execution.time_limits[fault.beyond] is None)
+
+    def __enter__(self) -> Injection:
+        self._in_block = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._active:
+            self.cancel()
+        if value is None and self.plan.required and not self.fired:
+            raise FaultNeverFiredError(self._injector.why_not_fired([self]))
+
+    def __repr__(self) -> str:
+        return f"<Injection {self.plan}: fired {self.fired} times>"
+
+
+class Injector:
+    """Holds the injections of a test and strikes at the points of a task's life."""
+
+    def __init__(self, recorder: Recorder, simulation: Simulation, limits: Callable[[], tuple[Any, Any]]) -> None:
+        self.injections: list[Injection] = []
+        self._recorder = recorder
+        self._simulation = simulation
+        self._default_limits = limits
+        self._executed: dict[str, int] = {}
+
+    def add(self, what: Plan) -> Injection:
+        injection = Injection(what, self)
+        self.injections.append(injection)
+        return injection
+
+    def check_tasks(self, what: Plan, known: Iterable[str]) -> None:
+        """Raise when a plan names tasks that no app knows, or a limit that none of them has."""
+        names = list(known)
+        for pattern in what.tasks or ():
+            if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
+                users = sorted(name for name in names if not name.startswith("celery."))
+                raise FaultValueError(
+                    f"inject({what.fault!r}, task={pattern!r}): no such task{nearest(pattern, users)} "
+                    f"The application's tasks: {', '.join(users) or 'none'}"
+                )
+
+    def check_limits(self, what: Plan, tasks: Mapping[str, Any]) -> None:
+        """Raise when ``beyond`` names a limit that none of the named tasks has."""
+        fault = what.fault
+        if not isinstance(fault, Sleep) or fault.beyond is None or what.tasks is None:
+            return
+        default = dict(zip(LIMITS, self._default_limits(), strict=True))[fault.beyond]
+        named = [
+            task
+            for name, task in tasks.items()
+            if any(name == pattern or fnmatchcase(name, pattern) for pattern in what.tasks)
+        ]
+        if default is None and all(getattr(task, fault.beyond, None) is None for task in named):
+            raise FaultValueError(
+                f"inject({fault!r}): {', '.join(what.tasks)} has no {fault.beyond}, so there is nothing to go beyond"
+            )
+
+    def wrap(self, task: Any) -> None:
+        """Make the points ``start`` and ``return`` of a task's body reachable."""
+        name = "_orig_run" if hasattr(task, "_orig_run") else "run"
+        body = getattr(task, name)
+        if getattr(body, "_celery_faults_body", None) is not None:
+            return
+        simulation = self._simulation
+
+        @functools.wraps(body)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            request = task.request
+            if request.called_directly or request.is_eager or simulation.current.rank != TASK_RANK:
+                return body(*args, **kwargs)
+            execution = self._execution(task, args, kwargs)
+            self._executed[task.name] = self._executed.get(task.name, 0) + 1
+            self.strike("start", execution)
+            result = body(*args, **kwargs)
+            self.strike("return", execution)
+            return result
+
+        run._celery_faults_body = body  # type: ignore[attr-defined]
+        setattr(task, name, run)
+
+    def _execution(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Execution:
+        request = task.request
+        info = request.delivery_info or {}
+        hard, soft = request.timelimit or (None, None)
+        default_hard, default_soft = self._default_limits()
+        return Execution(
+            task=task,
+            task_id=request.id,
+            args=args,
+            kwargs=kwargs,
+            retries=request.retries or 0,
+            queue=info.get("routing_key") or "",
+            redelivered=bool(info.get("redelivered")),
+            headers=request.headers or {},
+            time_limits={
+                "time_limit": hard or task.time_limit or default_hard,
+                "soft_time_limit": soft or task.soft_time_limit or default_soft,
+            },
+        )
+
+    def strike(self, point: str, execution: Execution) -> None:
+        """Let the first injection that matches at this point fire."""
+        for injection in self.injections:
+            if injection.matches(execution, point):
+                self._fire(injection, execution)
+                return
+
+    def _fire(self, injection: Injection, execution: Execution) -> None:
+        fault = injection.plan.fault
+        injection.fired += 1
+        self._recorder.fault_fired(kind_of(fault), execution.task.name, execution.task_id, repr(fault))
+        injection.events.append(self._recorder.timeline[-1])
+        if isinstance(fault, Raise):
+            exception = fault.make()
+            self._recorder.injected.append(exception)
+            raise exception
+        seconds = fault.seconds
+        if fault.beyond is not None:
+            limit = execution.time_limits[fault.beyond]
+            assert limit is not None
+            seconds = limit + 1
+        assert seconds is not None
+        self._simulation.sleep(seconds)
+
+    def unfired(self) -> list[Injection]:
+        """The required injections that never fired, those of blocks excepted: they were judged there."""
+        return [i for i in self.injections if i.plan.required and not i.fired and not i._in_block]
+
+    def why_not_fired(self, injections: Sequence[Injection]) -> str:
+        """A sentence for each fault that never fired, with what did run."""
+        ran = ", ".join(f"{name} ({count} times)" for name, count in self._executed.items()) or "no task at all"
+        lines = []
+        for injection in injections:
+            line = f"inject({injection.plan}) never fired. What ran: {ran}."
+            names = injection.plan.tasks
+            if names is not None and self._executed:
+                close = nearest(names[0], self._executed)
+                line += f" Nearest{close[1:]}" if close else ""
+            lines.append(line)
+        return "\n".join(lines)

@@ -1,0 +1,241 @@
+"""Redis in memory: fakeredis, with waiting done by the simulation.
+
+A client that waits for an answer (``BLPOP``, ``XREAD BLOCK``, a pub/sub message) parks its fiber. The command
+itself is over at once, as on a real server, which answers later; no lock is held meanwhile. A blocked client is
+served when it looks, so a message stays in its queue until the worker is driven.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from fakeredis import FakeRedisConnection, FakeServer
+from fakeredis._helpers import NoResponse, SimpleError
+from fakeredis._socket import FakeSocket
+
+from .simulation import Simulation
+
+VERSION = (7, 4)
+
+
+class Server(FakeServer):
+    """The data of one test.
+
+    The lock is re-entrant: a garbage collection inside a command reaches ``AsyncResult.__del__``, which
+    unsubscribes, on this thread.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        super().__init__(version=VERSION)
+        self.lock = threading.RLock()  # type: ignore[assignment]
+        self.simulation = simulation
+        #: Counts changes of keys, so that a blocked client looks again only when something changed.
+        self.changes = 0
+        self.files: dict[int, Readable] = {}
+
+    def count_change(self) -> None:
+        self.changes += 1
+
+    def command_blocks_here(self) -> bool:
+        return self.simulation.here
+
+
+class Readable:
+    """Anything with a file number that the event loop can wait for."""
+
+    def readable(self) -> bool:
+        raise NotImplementedError
+
+
+class _Blocked:
+    """A blocking command that has no answer yet."""
+
+    __slots__ = ("attempt", "looked_at", "shape", "until")
+
+    def __init__(
+        self, attempt: Callable[[bool], Any], shape: Callable[[Any], Any] | None, until: int | None, looked_at: int
+    ) -> None:
+        self.attempt = attempt
+        self.shape = shape
+        self.until = until
+        self.looked_at = looked_at
+
+
+class Socket(FakeSocket, Readable):
+    """A client's end of a connection to the server."""
+
+    _server: Server
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._blocked_command: _Blocked | None = None
+        super().__init__(*args, **kwargs)
+        self._db._change_callbacks.add(self._server.count_change)
+        self._server.files[self.fileno()] = self
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.files.pop(self.fileno(), None)
+        self._blocked_command = None
+        super().close()
+
+    def sendall(self, data: Any) -> None:
+        # A collection in the middle of a command could change the very set of subscribers it iterates over.
+        collecting = gc.isenabled()
+        if collecting:
+            gc.disable()
+        try:
+            super().sendall(data)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def readable(self) -> bool:
+        """Whether an answer is there; gives a blocked command the chance to get one."""
+        responses = self.responses
+        if responses is None or responses.queue:
+            return True
+        blocked = self._blocked_command
+        if blocked is None:
+            return not self._server.connected
+        changes = self._server.changes
+        if blocked.looked_at != changes:
+            blocked.looked_at = changes
+            self._try_again(blocked)
+        return bool(responses.queue)
+
+    def answer_due(self) -> int | None:
+        """When the blocked command gives up, in microseconds of the clock."""
+        return self._blocked_command.until if self._blocked_command is not None else None
+
+    def give_up(self) -> None:
+        """Answer a blocked command whose time is over."""
+        blocked = self._blocked_command
+        if blocked is not None and blocked.until is not None and blocked.until <= self._server.simulation.clock.now_us:
+            self._answer(blocked, None)
+
+    def forget_blocked_command(self) -> None:
+        """Take the blocked command back, as if it had not been sent."""
+        self._blocked_command = None
+
+    def _try_again(self, blocked: _Blocked) -> None:
+        with self._server.lock:
+            for db in self._server.dbs.values():
+                db.time = self._server.simulation.clock.time()
+            try:
+                result = blocked.attempt(False)
+            except SimpleError as error:
+                self._blocked_command = None
+                self.put_response(self._decode_result(error))
+                return
+        if result is not None:
+            self._answer(blocked, result)
+
+    def _answer(self, blocked: _Blocked, result: Any) -> None:
+        self._blocked_command = None
+        self.put_response(self._decode_result(result if blocked.shape is None else blocked.shape(result)))
+
+    def put_response(self, msg: Any) -> None:
+        # fakeredis asks `if responses:`, and `queue.Queue` has no length, so an open socket always qualifies.
+        if self.responses is not None:
+            self.responses.queue.append(msg)
+
+    def _blocking(
+        self, timeout: float | None, func: Callable[[bool], Any], shape: Callable[[Any], Any] | None = None
+    ) -> Any:
+        if not self._server.command_blocks_here():
+            return super()._blocking(timeout, func, shape)
+        result = func(True)
+        if result is not None or self._in_transaction:
+            return result if shape is None else shape(result)
+        until = self._server.simulation.clock.now_us + round(timeout * 1_000_000) if timeout else None
+        self._blocked_command = _Blocked(func, shape, until, self._server.changes)
+        return NoResponse()
+
+
+class Connection(FakeRedisConnection):
+    """redis-py's connection, to the server of the test. Also told when it is closed, as kombu wants it."""
+
+    _server: Server
+    _sock: Socket | None
+
+    def __init__(self, *args: Any, on_disconnect: Callable[[Any], None] | None = None, **kwargs: Any) -> None:
+        self._on_disconnect = on_disconnect
+        super().__init__(*args, **kwargs)
+
+    def on_connect(self) -> None:
+        """No handshake: there is nobody to introduce oneself to."""
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        """No handshake, and no health to check either."""
+
+    def _connect(self) -> Socket:
+        if not self._server.connected:
+            raise redis.ConnectionError("the broker is down")
+        return Socket(
+            self._server,
+            client_class=self._client_class,
+            db=self.db,
+            lua_modules=self._lua_modules,
+            client_info=self._client_info,
+        )
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        super().disconnect(*args, **kwargs)
+        if self._on_disconnect is not None:
+            self._on_disconnect(self)
+
+    def can_read(self, timeout: float | None = 0, **kwargs: Any) -> bool:
+        if self._sock is None:
+            self.connect()
+        sock = self._sock
+        assert sock is not None
+        if sock.readable():
+            return True
+        if timeout == 0 or not self._server.simulation.here:
+            return super().can_read(timeout)
+        simulation = self._server.simulation
+        until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
+        return simulation.wait("a message on a Redis connection", ready=sock.readable, until=until)
+
+    def read_response(self, **kwargs: Any) -> Any:
+        sock = self._sock
+        if sock is not None and not sock.readable() and self._server.simulation.here:
+            timeout = kwargs.get("timeout")
+            simulation = self._server.simulation
+            until = sock.answer_due()
+            if isinstance(timeout, (int, float)):
+                limit = simulation.clock.now_us + round(timeout * 1_000_000)
+                until = limit if until is None else min(limit, until)
+            if not simulation.wait("an answer from Redis", ready=sock.readable, until=until):
+                sock.give_up()
+                if not sock.readable():
+                    raise redis.TimeoutError("Timeout reading from the in-memory Redis")
+        return super().read_response(**kwargs)
+
+
+class Client(redis.Redis):
+    """A Redis client. ``SETEX``, which Celery's backend sends, is deprecated in redis-py 8.1 and warns there."""
+
+    def setex(self, name: Any, time: Any, value: Any) -> Any:
+        return self.execute_command("SETEX", name, time, value)
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        return Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class Pipeline(redis.client.Pipeline):
+    def setex(self, name: Any, time: Any, value: Any) -> Any:
+        return self.execute_command("SETEX", name, time, value)
+
+
+def pool_options(server: Server, db: int) -> dict[str, Any]:
+    """What a connection pool needs to lead to the server of the test."""
+    return {"connection_class": Connection, "server": server, "db": db, "protocol": 2}
+
+
+def client(server: Server, db: int, **options: Any) -> Client:
+    return Client(connection_pool=redis.ConnectionPool(**pool_options(server, db), **options))

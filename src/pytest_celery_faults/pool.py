@@ -1,0 +1,321 @@
+"""The pool: what Celery's prefork pool does, with a fiber where it has a child process.
+
+Jobs, their callbacks and the order in which they are called are billiard's (``billiard.pool.ApplyResult``). The
+messages between the worker and its children (accepted, done, gone) go through a file that the worker's event
+loop reads, as in ``celery.concurrency.asynpool``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from billiard.common import human_status
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from billiard.pool import ApplyResult
+from celery import signals
+from celery.concurrency.base import BasePool
+from kombu.asynchronous import get_event_loop
+
+from . import timeline as happened
+from .memory import Readable, Server
+from .simulation import TASK_RANK, Fiber, Simulation
+from .timeline import Timeline
+
+_file_numbers = itertools.count(-2, -1)
+_FIRST_PID = 10_001
+
+
+class Child:
+    """A pool process: at most one job at a time, on a fiber of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.job: Any = None
+        self.fiber: Fiber | None = None
+        self.terminated = False
+
+
+class _Messages(Readable):
+    """The pipe from the children to the worker."""
+
+    def __init__(self) -> None:
+        self.number = next(_file_numbers)
+        self.queue: deque[Callable[[], None]] = deque()
+
+    def readable(self) -> bool:
+        return bool(self.queue)
+
+
+class Pool(BasePool):
+    """Runs each job on a fiber, in the test's thread."""
+
+    uses_semaphore = True
+    server: Server
+    timeline: Timeline
+
+    def on_start(self) -> None:
+        self._simulation: Simulation = self.server.simulation
+        self._cache: dict[int, Any] = {}
+        self._messages = _Messages()
+        self.server.files[self._messages.number] = self._messages
+        self._pids = itertools.count(_FIRST_PID)
+        self._children: list[Child] = []
+        self._timers: dict[int, Any] = {}
+        self._backlog: deque[tuple[Any, Any, Any, Any]] = deque()
+        self._semaphore = self.options.get("semaphore")
+        for _ in range(self.limit):
+            self._new_child()
+
+    def _new_child(self) -> None:
+        self._children.append(Child(next(self._pids)))
+        hostname = (self.options.get("initargs") or (None, None))[1]
+        signals.worker_process_init.send(sender=hostname)
+
+    # -- the worker's side
+
+    def on_apply(
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        *,
+        callback: Any = None,
+        error_callback: Any = None,
+        accept_callback: Any = None,
+        timeout_callback: Any = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        callbacks_propagate: Any = (),
+        correlation_id: str | None = None,
+        **_: Any,
+    ) -> Any:
+        job = ApplyResult(
+            self._cache,
+            callback,
+            accept_callback,
+            timeout_callback,
+            error_callback,
+            soft_timeout or self.options.get("soft_timeout"),
+            timeout or self.options.get("timeout"),
+            on_timeout_set=self._set_time_limits,
+            on_timeout_cancel=self._cancel_time_limits,
+            callbacks_propagate=callbacks_propagate,
+            correlation_id=correlation_id,
+        )
+        self._backlog.append((job, target, args, kwargs))
+        self._give_out_jobs()
+        return job
+
+    def _give_out_jobs(self) -> None:
+        for child in self._children:
+            if not self._backlog:
+                return
+            if child.job is None and not child.terminated:
+                job, target, args, kwargs = self._backlog.popleft()
+                child.job = job
+                child.fiber = self._simulation.spawn(
+                    self.timeline.label(None, job.correlation_id),
+                    TASK_RANK,
+                    lambda child=child, target=target, args=args, kwargs=kwargs: self._work(  # type: ignore[misc]
+                        child, target, args, kwargs
+                    ),
+                    data=job,
+                )
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        hub.add_reader(self._messages.number, self._read_messages)
+
+    def _read_messages(self) -> None:
+        while self._messages.queue:
+            self._messages.queue.popleft()()
+
+    def _set_time_limits(self, job: Any, soft: float | None, hard: float | None) -> None:
+        hub = get_event_loop()
+        if soft:
+            self._timers[job._job] = hub.call_later(soft, self._on_soft_time_limit, job, soft, hard)
+        elif hard:
+            self._timers[job._job] = hub.call_later(hard, self._on_hard_time_limit, job)
+
+    def _cancel_time_limits(self, job: Any) -> None:
+        timer = self._timers.pop(job._job, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _child_of(self, job: Any) -> Child | None:
+        return next((child for child in self._children if child.job is job), None)
+
+    def _on_soft_time_limit(self, job: Any, soft: float, hard: float | None) -> None:
+        self._timers.pop(job._job, None)
+        if hard:
+            self._timers[job._job] = get_event_loop().call_later(hard - soft, self._on_hard_time_limit, job)
+        child = self._child_of(job)
+        if job.ready() or child is None:
+            return
+        job.handle_timeout(soft=True)
+        # The child gets SIGUSR1, whose handler raises this in the middle of the task.
+        assert child.fiber is not None
+        self.timeline.record(happened.SOFT_TIME_LIMIT, task_id=job.correlation_id, detail=f"{soft:g} s")
+        self._simulation.throw(child.fiber, SoftTimeLimitExceeded())
+
+    def _on_hard_time_limit(self, job: Any) -> None:
+        self._timers.pop(job._job, None)
+        if job.ready():
+            return
+        child = self._child_of(job)
+        # The order of billiard.pool.TimeoutHandler.on_hard_timeout: the error callback, then the timeout callback,
+        # then SIGKILL. Since both callbacks report the failure, `link_error` is called twice.
+        try:
+            raise TimeLimitExceeded(job._timeout)
+        except TimeLimitExceeded:
+            job._set(job._job, (False, ExceptionInfo()))
+        if child is not None:
+            self._kill(child, f"time limit of {job._timeout:g} s")
+        job.handle_timeout(soft=False)
+        if child is not None:
+            self._replace(child)
+
+    # -- the child's side
+
+    def _work(self, child: Child, target: Any, args: Any, kwargs: Any) -> None:
+        job = child.job
+        clock = self._simulation.clock
+        accepted_at = clock.monotonic()
+        taken = [False]
+
+        def accept() -> None:
+            job._ack(None, accepted_at, child.pid, None)
+            taken[0] = True
+
+        self._messages.queue.append(accept)
+        # The worker hears of it and acks an early-acked message before the task goes on.
+        self._simulation.wait("the worker to take notice of the start", ready=lambda: taken[0])
+        leave = False
+        try:
+            result = (True, target(*args, **kwargs))
+        except (Exception, SystemExit) as exc:
+            result = (False, ExceptionInfo())
+            leave = isinstance(exc, SystemExit)
+
+        def done() -> None:
+            child.job = child.fiber = None
+            if not job.ready() and self._semaphore is not None:
+                self._semaphore.release()
+            job._set(None, result)
+            if leave:
+                self._children.remove(child)
+                self._new_child()
+            self._give_out_jobs()
+
+        self._messages.queue.append(done)
+
+    def _kill(self, child: Child, why: str) -> None:
+        """SIGKILL: none of the child's code runs any more."""
+        if child.fiber is not None:
+            self._simulation.kill(child.fiber)
+            _purge_stacks(child.fiber)
+            self.timeline.record(happened.KILLED, task_id=child.job.correlation_id, detail=why)
+        child.fiber = None
+
+    def _replace(self, child: Child) -> None:
+        child.job = None
+        self._children.remove(child)
+        self._new_child()
+        if self._semaphore is not None:
+            self._semaphore.release()
+        self._give_out_jobs()
+
+    def lose(self, child: Child, exitcode: int, why: str) -> None:
+        """The child's process is gone; the worker finds out in its loop."""
+        job = child.job
+        self._kill(child, why)
+
+        def gone() -> None:
+            if job is not None and not job.ready():
+                if child.terminated:
+                    job._set_terminated(exitcode)
+                else:
+                    try:
+                        raise WorkerLostError(
+                            f"Worker exited prematurely: {human_status(exitcode)} Job: {job._job}."
+                        )
+                    except WorkerLostError:
+                        job._set(None, (False, ExceptionInfo()))
+            self._replace(child)
+
+        self._messages.queue.append(gone)
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: F811 - the name is Celery's
+        child = next((child for child in self._children if child.pid == pid), None)
+        if child is not None:
+            number = int(signal or _TERM)
+            child.terminated = True
+            self.lose(child, -number, f"terminated by signal {number}")
+
+    # -- size and end
+
+    @property
+    def num_processes(self) -> int:
+        return len(self._children)
+
+    def grow(self, n: int = 1) -> None:
+        for _ in range(n):
+            self._new_child()
+            if self._semaphore is not None:
+                self._semaphore.grow()
+
+    def shrink(self, n: int = 1) -> None:
+        for _ in range(n):
+            idle = next((child for child in self._children if child.job is None), None)
+            if idle is None:
+                raise ValueError("Can't shrink pool. All processes busy!")
+            self._children.remove(idle)
+            if self._semaphore is not None:
+                self._semaphore.shrink()
+
+    def on_stop(self) -> None:
+        """Warm shutdown: what runs is finished, while timers and acks go on."""
+        hub = get_event_loop()
+        while self._cache or self._messages.queue:
+            self._read_messages()
+            if not self._cache:
+                break
+            self._simulation.wait(
+                "the running tasks to finish", ready=self._messages.readable, due=hub.timer.due if hub else None
+            )
+            if hub is not None:
+                hub.fire_timers()
+        self._close_file()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: the children are killed."""
+        for child in self._children:
+            if child.job is not None:
+                self._kill(child, "cold shutdown")
+        self._close_file()
+
+    def _close_file(self) -> None:
+        self.server.files.pop(self._messages.number, None)
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        info.update({"max-concurrency": self.limit, "processes": [child.pid for child in self._children]})
+        return info
+
+
+_TERM = signal.SIGTERM
+
+
+def _purge_stacks(fiber: Fiber) -> None:
+    """Celery keeps its stacks of tasks and requests by greenlet: forget those of one that never comes back."""
+    from celery._state import _task_stack
+
+    local = getattr(_task_stack, "_local", None)
+    storage = getattr(local, "__storage__", None)
+    entries = storage.pop(fiber.greenlet, None) if storage is not None else None
+    for task in (entries or {}).get("stack", ()):
+        task.request_stack._local.__storage__.pop(fiber.greenlet, None)

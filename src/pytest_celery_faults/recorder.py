@@ -1,0 +1,368 @@
+"""Writes down what happens: it hears Celery's signals and is told by the broker. Everything else is a view of it."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery import signals
+from celery.exceptions import Reject, Retry
+
+from . import timeline as happened
+from .broker import decode_arguments, is_task
+from .errors import EndlessTaskError
+from .simulation import Simulation
+from .timeline import Timeline
+
+
+@dataclass(eq=False)
+class Delivery:
+    """One delivery of a message to the worker, and what the worker said of it."""
+
+    queue: str
+    payload: dict[str, Any] = field(repr=False)
+    acked: bool = False
+    rejected: bool = False
+    requeued: bool = False
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One execution of a task.
+
+    ``number`` counts from 1; a redelivery is an attempt as well. ``started`` and ``ended`` are virtual seconds
+    since the start of the test, ``ended`` is ``None`` while it runs. ``state`` is Celery's, ``planned_delay`` the
+    seconds that a retry asked for, ``None`` when it was not retried.
+    """
+
+    number: int
+    retries: int
+    started: float
+    ended: float | None = None
+    state: str = "STARTED"
+    exception: BaseException | None = None
+    planned_delay: float | None = None
+    retry_refused: bool = False
+    redelivered: bool = False
+
+
+@dataclass(eq=False)
+class Record:
+    """All that is known of one task id."""
+
+    task: str
+    task_id: str
+    attempts: list[Attempt] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    #: When the message of each retry was published, by its number of retries.
+    published: dict[int, float] = field(default_factory=dict)
+    failed_attempts: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False)
+class DeadLetter:
+    """The raw fact behind a letter of ``celery_dlq``."""
+
+    task: str
+    task_id: str
+    reason: str
+    at: float
+    payload: Mapping[str, Any]
+    queue: str
+    exception: BaseException | None
+    traceback: str | None
+    delivery: Delivery | None
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A task message that was published.
+
+    ``countdown`` is the seconds from its publishing to its ETA, ``None`` without one. ``parent`` is the id of the
+    task that sent it, ``at`` the virtual seconds since the start of the test.
+    """
+
+    task: str
+    task_id: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    queue: str
+    countdown: float | None
+    eta: datetime | None
+    retries: int
+    parent: str | None
+    at: float
+    headers: Mapping[str, Any] = field(repr=False)
+
+
+class Recorder:
+    """Fills the timeline and keeps what the views need."""
+
+    def __init__(self, timeline: Timeline, simulation: Simulation, dlq: str | None, max_executions: int) -> None:
+        self.timeline = timeline
+        self.records: dict[str, Record] = {}
+        self.letters: list[DeadLetter] = []
+        self.sent: list[SentMessage] = []
+        self.faults_fired: Counter[str] = Counter()
+        self.executions = 0
+        self.injected: list[BaseException] = []
+        self.stop_at_failure = False
+        self._simulation = simulation
+        self._dlq = dlq
+        self._max_executions = max_executions
+        self._deliveries: dict[str, Delivery] = {}
+
+    # -- told by the broker
+
+    def published(self, queue: str, payload: dict[str, Any]) -> None:
+        headers = payload["headers"]
+        task, task_id = headers["task"], headers["id"]
+        args, kwargs = decode_arguments(payload)
+        eta = datetime.fromisoformat(headers["eta"]) if headers.get("eta") else None
+        now = self._simulation.clock.utc()
+        retries = headers.get("retries") or 0
+        event = self.timeline.record(
+            happened.SENT, task, task_id, detail=f"to {queue}" + (f", retry {retries}" if retries else "")
+        )
+        self.sent.append(
+            SentMessage(
+                task=task,
+                task_id=task_id,
+                args=args,
+                kwargs=kwargs,
+                queue=queue,
+                countdown=(eta - now).total_seconds() if eta is not None else None,
+                eta=eta,
+                retries=retries,
+                parent=headers.get("parent_id"),
+                at=event.at,
+                headers=headers,
+            )
+        )
+        self.record_of(task, task_id).published[retries] = event.at
+        if queue == self._dlq:
+            self._dead_letter(task, task_id, "published", payload, queue, None, None, None)
+
+    def delivered(self, payload: dict[str, Any]) -> None:
+        if not is_task(payload):
+            return
+        headers = payload["headers"]
+        record = self.record_of(headers["task"], headers["id"])
+        delivery = Delivery(_queue_of(payload), payload)
+        record.deliveries.append(delivery)
+        self._deliveries[payload["properties"]["delivery_tag"]] = delivery
+        if headers.get("redelivered"):
+            self.timeline.record(happened.REDELIVERED, headers["task"], headers["id"])
+
+    def acked(self, payload: dict[str, Any]) -> None:
+        delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
+        if delivery is not None:
+            delivery.acked = True
+            self.timeline.record(happened.ACKED, task_id=payload["headers"]["id"])
+
+    def rejected(self, payload: dict[str, Any], requeue: bool) -> None:
+        delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
+        if delivery is not None:
+            delivery.rejected, delivery.requeued = not requeue, requeue
+            kind = happened.REQUEUED if requeue else happened.REJECTED
+            self.timeline.record(kind, task_id=payload["headers"]["id"])
+
+    def expired_in_queue(self, queue: str, payload: dict[str, Any]) -> None:
+        headers = payload.get("headers") or {}
+        if is_task(payload):
+            delivery = Delivery(queue, payload, rejected=True)
+            self._dead_letter(headers["task"], headers["id"], "expired", payload, queue, None, None, delivery)
+
+    # -- told by Celery's signals
+
+    def connect(self) -> None:
+        """Listen to Celery's signals; the harness puts the receivers back afterwards."""
+        for signal, receiver in (
+            (signals.task_received, self._on_received),
+            (signals.task_prerun, self._on_prerun),
+            (signals.task_postrun, self._on_postrun),
+            (signals.task_success, self._on_success),
+            (signals.task_failure, self._on_failure),
+            (signals.task_retry, self._on_retry),
+            (signals.task_revoked, self._on_revoked),
+        ):
+            signal.connect(receiver, weak=False)
+
+    def _on_received(self, request: Any, **_: Any) -> None:
+        detail = f"due in {(request.eta - self._simulation.clock.utc()).total_seconds():g} s" if request.eta else ""
+        self.timeline.record(happened.RECEIVED, request.name, request.id, detail=detail)
+
+    def _on_prerun(self, task_id: str, task: Any, **_: Any) -> None:
+        if task.request.is_eager:
+            return
+        record = self.record_of(task.name, task_id)
+        info = task.request.delivery_info or {}
+        attempt = Attempt(
+            number=len(record.attempts) + 1,
+            retries=task.request.retries or 0,
+            started=self.now(),
+            redelivered=bool(info.get("redelivered")),
+        )
+        record.attempts.append(attempt)
+        self.executions += 1
+        self.timeline.record(happened.STARTED, task.name, task_id, attempt=attempt.number)
+        if attempt.number > self._max_executions:
+            how = "it retries" if attempt.retries else "its message is delivered again and again"
+            self._simulation.abort(
+                EndlessTaskError(
+                    f"{self.timeline.label(task.name, task_id)} was executed more than {self._max_executions} times "
+                    f"(max_executions): {how} for ever. The last exception: {self._last_exception(record)}"
+                )
+            )
+
+    def _on_postrun(self, task_id: str, task: Any, retval: Any, state: str | None, **_: Any) -> None:
+        attempt = self._running(task_id)
+        if attempt is None:
+            return
+        attempt.ended = self.now()
+        attempt.state = state or "UNKNOWN"
+        if isinstance(retval, Reject):
+            self._on_reject(task, task_id, attempt, retval)
+
+    def _on_reject(self, task: Any, task_id: str, attempt: Attempt, reject: Reject) -> None:
+        attempt.exception = reject
+        record = self.records[task_id]
+        delivery = record.deliveries[-1] if record.deliveries else None
+        if reject.requeue and delivery is not None and not delivery.acked:
+            return
+        # Not requeued, or asked to be when it had been acked before the body ran: that changes nothing.
+        self._dead_letter_of(record, "rejected", reject, None)
+
+    def _on_success(self, sender: Any, **_: Any) -> None:
+        if not sender.request.is_eager:
+            self._of_running(happened.SUCCEEDED, sender.name, sender.request.id)
+
+    def _on_retry(self, sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
+        attempt = self._running(request.id)
+        if attempt is None or not isinstance(reason, Retry):
+            return
+        attempt.exception = reason.exc if isinstance(reason.exc, BaseException) else None
+        when = reason.when
+        if isinstance(when, datetime):
+            aware = when if when.tzinfo is not None else when.replace(tzinfo=self._simulation.clock.utc().tzinfo)
+            when = (aware - self._simulation.clock.utc()).total_seconds()
+        attempt.planned_delay = when or 0
+        self._of_running(happened.RETRIED, sender.name, request.id, f"in {attempt.planned_delay:g} s")
+
+    def _on_failure(
+        self, sender: Any, task_id: str, exception: BaseException, traceback: Any, einfo: Any, **_: Any
+    ) -> None:
+        record = self.record_of(sender.name, task_id)
+        attempt = record.attempts[-1] if record.attempts else None
+        number = attempt.number if attempt is not None else 0
+        self.timeline.record(happened.FAILED, sender.name, task_id, attempt=number, detail=repr(exception))
+        if attempt is not None and attempt.ended is None:
+            attempt.exception = exception
+            if isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
+                attempt.ended, attempt.state = self.now(), "FAILURE"
+        if isinstance(exception, Reject) or number in record.failed_attempts:
+            return
+        record.failed_attempts.add(number)
+        if isinstance(exception, (TimeLimitExceeded, SoftTimeLimitExceeded)):
+            reason = "time_limit"
+        elif isinstance(exception, WorkerLostError):
+            reason = "worker_lost"
+        elif attempt is not None and attempt.retry_refused:
+            reason = "max_retries"
+        else:
+            reason = "failed"
+        text = getattr(einfo, "traceback", None)
+        self._dead_letter_of(record, reason, exception, text if isinstance(text, str) else _format(exception))
+        if self.stop_at_failure and not any(exception is injected for injected in self.injected):
+            self._simulation.abort(exception)
+
+    def _on_revoked(self, sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+        why = "terminated" if terminated else "expired" if expired else "revoked"
+        task_id = request.id
+        self.timeline.record(happened.REVOKED, sender.name, task_id, detail=why)
+        attempt = self._running(task_id)
+        if attempt is not None and terminated:
+            attempt.ended, attempt.state = self.now(), "REVOKED"
+        if expired:
+            self._dead_letter_of(self.record_of(sender.name, task_id), "expired", None, None)
+
+    # -- told by the harness
+
+    def retry_refused(self, task_id: str) -> None:
+        attempt = self._running(task_id)
+        if attempt is not None:
+            attempt.retry_refused = True
+
+    def fault_fired(self, kind: str, task: str, task_id: str, detail: str) -> None:
+        self.faults_fired[kind] += 1
+        attempt = self._running(task_id)
+        self.timeline.record(
+            happened.FAULT_FIRED, task, task_id, attempt=attempt.number if attempt else 0, detail=detail
+        )
+
+    # -- helpers
+
+    def now(self) -> float:
+        clock = self._simulation.clock
+        return clock.seconds_since_start(clock.now_us)
+
+    def record_of(self, task: str, task_id: str) -> Record:
+        record = self.records.get(task_id)
+        if record is None:
+            record = self.records[task_id] = Record(task, task_id)
+            self.timeline.label(task, task_id)
+        return record
+
+    def _running(self, task_id: str) -> Attempt | None:
+        record = self.records.get(task_id)
+        if record is None or not record.attempts or record.attempts[-1].ended is not None:
+            return None
+        return record.attempts[-1]
+
+    def _of_running(self, kind: str, task: str, task_id: str, detail: str = "") -> None:
+        attempt = self._running(task_id)
+        self.timeline.record(kind, task, task_id, attempt=attempt.number if attempt else 0, detail=detail)
+
+    def _last_exception(self, record: Record) -> str:
+        for attempt in reversed(record.attempts):
+            if attempt.exception is not None:
+                return repr(attempt.exception)
+        return "none"
+
+    def _dead_letter_of(
+        self, record: Record, reason: str, exception: BaseException | None, traceback: str | None
+    ) -> None:
+        delivery = record.deliveries[-1] if record.deliveries else None
+        payload = delivery.payload if delivery is not None else {}
+        queue = delivery.queue if delivery is not None else ""
+        self._dead_letter(record.task, record.task_id, reason, payload, queue, exception, traceback, delivery)
+
+    def _dead_letter(
+        self,
+        task: str,
+        task_id: str,
+        reason: str,
+        payload: Mapping[str, Any],
+        queue: str,
+        exception: BaseException | None,
+        traceback: str | None,
+        delivery: Delivery | None,
+    ) -> None:
+        event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=reason)
+        self.letters.append(
+            DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery)
+        )
+
+
+def _queue_of(payload: Mapping[str, Any]) -> str:
+    info = (payload.get("properties") or {}).get("delivery_info") or {}
+    return info.get("routing_key") or info.get("exchange") or ""
+
+
+def _format(exception: BaseException) -> str:
+    return "".join(tracebacks.format_exception(type(exception), exception, exception.__traceback__))

@@ -1,0 +1,144 @@
+"""The record of a test: one append-only list of events, of which retries, letters and the rest are views."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, overload
+
+SENT = "sent"
+RECEIVED = "received"
+STARTED = "started"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+RETRIED = "retried"
+REJECTED = "rejected"
+REVOKED = "revoked"
+ACKED = "acked"
+REQUEUED = "requeued"
+REDELIVERED = "redelivered"
+FAULT_FIRED = "fault fired"
+TIME_JUMPED = "time jumped"
+DEAD_LETTERED = "dead-lettered"
+SOFT_TIME_LIMIT = "soft time limit"
+KILLED = "killed"
+WORKER = "worker"
+
+KINDS = (
+    SENT, RECEIVED, STARTED, SUCCEEDED, FAILED, RETRIED, REJECTED, REVOKED, ACKED, REQUEUED, REDELIVERED,
+    FAULT_FIRED, TIME_JUMPED, DEAD_LETTERED, SOFT_TIME_LIMIT, KILLED, WORKER,
+)  # fmt: skip
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    ``at`` is virtual seconds since the start of the test, ``attempt`` counts executions from 1 (0: none yet).
+    ``label`` is the task's name and ordinal: ``shop.download#2`` is the second ``shop.download`` of the test.
+    """
+
+    index: int
+    at: float
+    kind: str
+    task: str | None = None
+    task_id: str | None = None
+    label: str = ""
+    attempt: int = 0
+    detail: str = ""
+    data: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        attempt = f" attempt {self.attempt}" if self.attempt else ""
+        text = f"{self.at:12.6f} s  {self.kind:<15} {self.label}{attempt}"
+        return f"{text}  {self.detail}".rstrip()
+
+    def __repr__(self) -> str:
+        return f"<Event {' '.join(str(self).split())}>"
+
+
+class Timeline(Sequence[Event]):
+    """All events of a test in order. ``str()`` is a table that is the same for two runs with one seed."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._events: list[Event] = []
+        self._tasks: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
+        self._ordinals: Counter[str] = Counter()
+
+    def record(
+        self,
+        kind: str,
+        task: str | None = None,
+        task_id: str | None = None,
+        *,
+        attempt: int = 0,
+        detail: str = "",
+        **data: Any,
+    ) -> Event:
+        """Append an event that happens now, after a ``time jumped`` where the clock moved since the one before."""
+        now = self._now()
+        before = self._events[-1].at if self._events else 0.0
+        if now > before:
+            self._append(Event(len(self._events), now, TIME_JUMPED, detail=f"by {now - before:.6f} s"))
+        label = self.label(task, task_id)
+        if task is None and task_id is not None:
+            task = self._tasks.get(task_id)
+        return self._append(
+            Event(len(self._events), now, kind, task, task_id, label, attempt, detail, data or _NOTHING)
+        )
+
+    def _append(self, event: Event) -> Event:
+        self._events.append(event)
+        return event
+
+    def label(self, task: str | None, task_id: str | None) -> str:
+        """``name#ordinal`` of a task id, given at its first mention."""
+        if task_id is None:
+            return task or ""
+        label = self._labels.get(task_id)
+        if label is None:
+            if task is None:
+                return "an unknown task"
+            self._tasks[task_id] = task
+            self._ordinals[task] += 1
+            label = self._labels[task_id] = f"{task}#{self._ordinals[task]}"
+        return label
+
+    def where(
+        self, kind: str | None = None, *, task: Any = None, task_id: str | None = None, attempt: int | None = None
+    ) -> list[Event]:
+        """The events of that kind, task (or its name), task id and attempt."""
+        name = getattr(task, "name", task)
+        return [
+            event
+            for event in self._events
+            if (kind is None or event.kind == kind)
+            and (name is None or event.task == name)
+            and (task_id is None or event.task_id == task_id)
+            and (attempt is None or event.attempt == attempt)
+        ]
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        return self._events[index]
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self._events))
+
+    def __repr__(self) -> str:
+        return f"<Timeline of {len(self._events)} events>"

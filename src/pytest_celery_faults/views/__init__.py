@@ -1,0 +1,1 @@
+"""What a test asserts on. Each view reads the recorder; none of them writes to it."""

@@ -1,0 +1,116 @@
+"""Ends a task that really blocks: on a socket, a lock, an endless loop.
+
+One thread for the whole run looks once in a while, in real time, whether the same fiber has been running for
+longer than ``stall_timeout``. It interrupts the main thread with a signal that nobody else uses (SIGURG, which
+the system ignores by default; SIGALRM is pytest-timeout's); the handler raises where the task stands.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+from typing import Any
+
+from .clock import real_monotonic
+from .errors import StalledTaskError
+from .simulation import TASK_RANK, Fiber, PassThrough, Simulation
+from .timeline import Timeline
+
+_SIGNAL = getattr(signal, "SIGURG", None)
+
+
+class Watchdog:
+    """Watches one simulation at a time."""
+
+    def __init__(self) -> None:
+        self._simulation: Simulation | None = None
+        self._timeline: Timeline | None = None
+        self._timeout = 30.0
+        self._fiber: Fiber | None = None
+        self._since = 0.0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._previous: Any = None
+        self._stalled: Fiber | None = None
+
+    def watch(self, simulation: Simulation, timeout: float, timeline: Timeline) -> None:
+        if _SIGNAL is None or threading.current_thread() is not threading.main_thread():
+            return
+        self._simulation, self._timeout, self._timeline = simulation, timeout, timeline
+        self._stalled = None
+        self._previous = signal.signal(_SIGNAL, self._interrupt)
+        self._wake.set()
+
+    def unwatch(self) -> None:
+        if self._simulation is None or _SIGNAL is None:
+            return
+        self._simulation = self._fiber = self._timeline = None
+        self._wake.clear()
+        signal.signal(_SIGNAL, self._previous if self._previous is not None else signal.SIG_DFL)
+
+    def stop(self) -> None:
+        """End the thread, at the end of the run."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._simulation = None
+            self._wake.set()
+            thread.join()
+
+    def entering(self, fiber: Fiber) -> None:
+        if fiber.rank == TASK_RANK:
+            self._since = real_monotonic()
+            self._fiber = fiber
+            if self._thread is None and self._simulation is not None:
+                self._start()
+
+    def leaving(self, fiber: Fiber) -> None:
+        self._fiber = None
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._look, name="celery-faults watchdog", daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        thread = self._thread
+        while self._thread is thread:
+            self._wake.wait()
+            fiber, since, timeout = self._fiber, self._since, self._timeout
+            if fiber is not None and real_monotonic() - since > timeout and fiber is self._fiber:
+                if self._is_debugging():
+                    self._since = real_monotonic()
+                else:
+                    self._stalled = fiber
+                    signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL or 0)
+                    self._since = real_monotonic()
+            _pause(min(timeout / 4, 0.5))
+
+    @staticmethod
+    def _is_debugging() -> bool:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame is not None:
+            if frame.f_globals.get("__name__") in ("bdb", "pdb", "IPython.core.debugger"):
+                return True
+            frame = frame.f_back
+        return False
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        fiber, self._stalled = self._stalled, None
+        if fiber is None or fiber is not self._fiber or self._simulation is None:
+            return
+        stack = "".join(traceback.format_stack(frame)[-6:])
+        raise PassThrough(
+            StalledTaskError(
+                f"{fiber.name} blocked for more than {self._timeout:g} real seconds (stall_timeout). "
+                f"It stands here:\n{stack}"
+            )
+        )
+
+
+_waiting = threading.Event()
+
+
+def _pause(seconds: float) -> None:
+    _waiting.wait(seconds)

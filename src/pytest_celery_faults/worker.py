@@ -1,0 +1,251 @@
+"""Celery's worker program, on fibers: `Worker` starts it, `WorkerControl` is what a test holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.app import trace
+from celery.apps.worker import Worker as CeleryWorker
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+from celery.utils.imports import symbol_by_name
+from celery.worker import state
+
+from . import timeline as happened
+from .clock import microseconds
+from .errors import FaultTypeError, FaultValueError, WorkerDiedError
+from .simulation import WORKER_RANK, Fiber
+from .timeline import Event
+
+if TYPE_CHECKING:
+    from .harness import Harness
+
+HOSTNAME = "celery@in-memory"
+
+
+class _Strategies(dict[str, Any]):
+    """Celery's table of how to receive each task, filled at the first message of each.
+
+    So a task that the test defines is known at once, and an application of hundreds of tasks costs nothing.
+    """
+
+    consumer: Any
+    on_build: Callable[[Any], None]
+
+    def __missing__(self, name: str) -> Any:
+        consumer = self.consumer
+        task = consumer.app.tasks[name] if name in consumer.app.tasks else None
+        if task is None:
+            raise KeyError(name)
+        self.on_build(task)
+        consumer.task_buckets[name] = consumer.bucket_for_task(task)
+        self[name] = task.start_strategy(consumer.app, consumer)
+        task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
+        return self[name]
+
+
+class _ConsumerMixin:
+    """On top of Celery's consumer, or the one that the application configured."""
+
+    Strategies = _Strategies
+    on_build: Callable[[Any], None]
+
+    def update_strategies(self) -> None:
+        strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
+        strategies.consumer = self
+        strategies.on_build = self.on_build
+        strategies.clear()
+
+    def reset_rate_limits(self) -> None:
+        self.task_buckets.update(  # type: ignore[attr-defined]
+            (name, self.bucket_for_task(self.app.tasks[name]))  # type: ignore[attr-defined]
+            for name in self.task_buckets  # type: ignore[attr-defined]
+        )
+
+
+class Worker(CeleryWorker):
+    """``celery worker``, without what belongs to a process of its own: signals, logging set-up, banner, title."""
+
+    def on_before_init(self, quiet: bool = False, **kwargs: Any) -> None:
+        self.quiet = True
+        trace.setup_worker_optimizations(self.app, self.hostname)
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=self.app.conf, options=kwargs)
+
+    def setup_logging(self, colorize: bool | None = None) -> bool:
+        return True
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        pass
+
+    def set_process_status(self, info: Any) -> None:
+        pass
+
+    def stop(self, in_sighandler: bool = False, exitcode: Any = None) -> None:
+        # Celery takes Ctrl-C in its own process for a shutdown; here it is the test that is interrupted.
+        import sys
+
+        interrupt = sys.exc_info()[1]
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise interrupt
+        if isinstance(interrupt, Exception):
+            self.failure = interrupt
+        super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
+
+    failure: BaseException | None = None
+
+
+class WorkerControl:
+    """Drives the worker of a test: ``celery_faults.worker``."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+        self._simulation = harness.simulation
+        self._fiber: Fiber | None = None
+        self._instance: Worker | None = None
+        self._stopped = False
+
+    # -- driving
+
+    def drain(self, fail_fast: bool = False) -> None:
+        """Run until nothing is left to do, jumping the clock from one due time to the next.
+
+        Args:
+            fail_fast: raise the first exception of a task that no injected fault caused.
+
+        Raises:
+            WaitNeverEndsError: a task waits for something that nothing can bring about any more.
+            EndlessTaskError: one task id was executed more than ``max_executions`` times.
+        """
+        self._ensure_started()
+        failures = self._harness.recorder.genuine_failures
+        seen = len(failures)
+        self._harness.recorder.stop_at_failure = fail_fast
+        try:
+            self._simulation.run_until_idle("the worker to finish its work")
+        finally:
+            self._harness.recorder.stop_at_failure = False
+        if fail_fast and len(failures) > seen:
+            raise failures[seen]
+
+    def advance(self, span: float | timedelta) -> None:
+        """Run all that falls due in that span (seconds or a ``timedelta``), its end included.
+
+        The clock then stands exactly there.
+        """
+        if isinstance(span, bool) or not isinstance(span, (int, float, timedelta)):
+            raise FaultTypeError(f"advance() takes seconds or a timedelta, not {span!r}")
+        if isinstance(span, float) and (span != span or span == float("inf")):
+            raise FaultValueError(f"advance({span!r}): that is no length of time")
+        span_us = microseconds(span)
+        if span_us < 0:
+            raise FaultValueError(f"advance({span!r}): time can't go backwards")
+        self._ensure_started()
+        self._simulation.run_for(f"{span_us / 1_000_000:g} s to pass", span_us)
+
+    def step(self) -> Event | None:
+        """The smallest step: run until the next event of the timeline, without moving the clock.
+
+        Returns the event, or ``None`` when nothing can run now.
+        """
+        self._ensure_started()
+        timeline = self._harness.timeline
+        count = len(timeline)
+        self._simulation.run_step(lambda: len(timeline) > count)
+        return timeline[-1] if len(timeline) > count else None
+
+    # -- life and death
+
+    @property
+    def running(self) -> bool:
+        """Whether the worker consumes; it starts by itself when it is first needed."""
+        return self._fiber is not None and self._fiber.alive and not self._stopped
+
+    def start(self) -> None:
+        """Start a new worker after ``stop()`` or ``crash()``."""
+        if self.running:
+            return
+        self._stopped = False
+        self._ensure_started()
+
+    def stop(self, warm: bool = True) -> None:
+        """Shut the worker down: warm, it finishes what runs; cold, it returns what it has not acknowledged.
+
+        See https://docs.celeryq.dev/en/stable/userguide/workers.html#stopping-the-worker.
+        """
+        if not self.running:
+            self._stopped = True
+            return
+        self._harness.timeline.record(happened.WORKER, detail="warm shutdown" if warm else "cold shutdown")
+        fiber, instance = self._fiber, self._instance
+        assert fiber is not None and instance is not None
+        signals.worker_shutting_down.send(
+            sender=instance.hostname, sig="SIGTERM" if warm else "SIGQUIT", how="Warm" if warm else "Cold", exitcode=0
+        )
+        if warm:
+            state.should_stop = 0
+        else:
+            state.should_terminate = 0
+        if not warm:
+            self._cancel_before_cold_shutdown(instance)
+        self._simulation.throw(fiber, WorkerShutdown(0) if warm else WorkerTerminate(0))
+        self._simulation.run_now("the worker to shut down", lambda: not fiber.alive)
+        self._ended()
+
+    def _cancel_before_cold_shutdown(self, instance: Worker) -> None:
+        """What Celery's handler of SIGQUIT does in the main process: see celery.apps.worker.on_cold_shutdown."""
+        consumer = instance.consumer
+        if consumer.task_consumer is not None:
+            consumer.task_consumer.cancel()
+        consumer.cancel_active_requests()
+
+    def crash(self) -> None:
+        """Power cut: the worker and all its tasks are gone at once, and it says goodbye to nobody.
+
+        Messages acknowledged early are lost. The others come back: with the manners of Redis after the visibility
+        timeout, with those of RabbitMQ at once.
+        """
+        if not self.running:
+            self._stopped = True
+            return
+        self._harness.timeline.record(happened.WORKER, detail="crash")
+        self._harness.kill_worker(self._fiber)
+        self._ended()
+
+    def _ended(self) -> None:
+        self._fiber = self._instance = None
+        self._stopped = True
+        self._harness.forget_worker_state()
+
+    def _ensure_started(self) -> None:
+        if self._fiber is not None or self._stopped:
+            return
+        ready: list[Any] = []
+
+        def on_ready(sender: Any, **_: Any) -> None:
+            ready.append(sender)
+
+        self._fiber = fiber = self._simulation.spawn("the worker", WORKER_RANK, self._run)
+        signals.worker_ready.connect(on_ready, weak=False)
+        try:
+            self._simulation.run_now("the worker to start", lambda: bool(ready) or not fiber.alive)
+        finally:
+            signals.worker_ready.disconnect(on_ready)
+        self._harness.timeline.record(happened.WORKER, detail="ready")
+
+    def _run(self) -> None:
+        # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.
+        self._instance = instance = self._harness.build_worker()
+        instance.start()
+        if instance.failure is not None:
+            raise WorkerDiedError(f"the worker died: {instance.failure!r}") from instance.failure
+
+    def __repr__(self) -> str:
+        return f"<WorkerControl {'running' if self.running else 'stopped' if self._stopped else 'not started yet'}>"
+
+
+def consumer_class(configured: str | type, on_build: Callable[[Any], None]) -> type:
+    """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself."""
+    base = symbol_by_name(configured)
+    return type(base.__name__, (_ConsumerMixin, base), {"on_build": staticmethod(on_build)})
