@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from celery.backends import redis as celery_redis
 from celery.backends.asynchronous import Drainer as CeleryDrainer
+from vine import promise
 
 from .errors import WaitNeverEndsError
 from .memory import Client, Server, pool_options
@@ -21,17 +22,29 @@ class Drainer(CeleryDrainer):
         self, p: Any, timeout: float | None = None, interval: float = 1, on_interval: Any = None, wait: Any = None
     ) -> Iterator[None]:
         wait = wait or self.result_consumer.drain_events
-        clock = self.result_consumer.backend.server.simulation.clock
+        simulation = self.result_consumer.backend.server.simulation
+        clock = simulation.clock
         deadline = None if timeout is None else clock.now_us + round(timeout * 1_000_000)
+        has_interval = _does_something(on_interval)
         while not p.ready:
             if deadline is not None and clock.now_us >= deadline:
                 raise socket.timeout()
             remaining = None if deadline is None else (deadline - clock.now_us) / 1_000_000
-            if on_interval is not None:
+            # What is called at intervals may end the wait (a parent's failure does), as long as anything happens.
+            if has_interval and simulation.busy():
                 remaining = interval if remaining is None else min(interval, remaining)
             yield self.wait_for(p, wait, timeout=remaining)
-            if on_interval is not None:
+            if has_interval:
                 on_interval()
+
+
+def _does_something(callback: Any) -> bool:
+    """``AsyncResult.get`` always passes a promise, most often an empty one."""
+    if callback is None:
+        return False
+    if isinstance(callback, promise):
+        return any(part is not None for part in (callback.fun, callback._svpending, callback._lvpending))
+    return True
 
 
 class ResultConsumer(celery_redis.ResultConsumer):

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from redis import Redis
 
 from .hub import OrderedSet, Poller
@@ -86,6 +87,8 @@ class Broker:
         self._channel: Channel | None = None
         self._on_connection: Callable[[], None] | None = None
         self._transports: list[Transport] = []
+        # When each message that is neither acked nor rejected was delivered, oldest first, by delivery tag.
+        self._held: dict[str, int] = {}
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
 
@@ -122,6 +125,12 @@ class Broker:
                 payload, _exchange, routing_key = json.loads(held[tag])
                 found.append(self._decode(payload, routing_key))
         return found
+
+    def next_redelivery(self) -> int | None:
+        """When the oldest unacked message will have been so for the visibility timeout, in microseconds."""
+        if not self._held or self.manners == RABBITMQ or self._channel is None:
+            return None
+        return next(iter(self._held.values())) + round(self._channel.visibility_timeout * 1_000_000)
 
     def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
         channel = self._any_channel()
@@ -188,19 +197,27 @@ class QoS(kombu_redis.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         super().append(message, delivery_tag)
-        self.channel.observer.delivered(message._raw)
+        broker = self.channel.broker
+        broker._held[delivery_tag] = broker._server.simulation.clock.now_us
+        broker._observer.delivered(message._raw)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         super().ack(delivery_tag)
+        self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.acked(message._raw)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._delivered.get(delivery_tag)
         super().reject(delivery_tag, requeue=requeue)
+        self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        super().restore_by_tag(tag, client=client, leftmost=leftmost)
+        self.channel.broker._held.pop(bytes_to_str(tag), None)
 
 
 class Channel(kombu_redis.Channel):
@@ -247,7 +264,10 @@ class Channel(kombu_redis.Channel):
         limit = (kwargs.get("arguments") or {}).get("x-max-priority")
         if limit is not None:
             self.broker._max_priority[queue] = int(limit)
-        if queue in self._expires:
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        super()._queue_bind(exchange, routing_key, pattern, queue)
+        if queue in self._expires and queue not in self._fanout_queues:
             self.connection.keep_bindings_alive()
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
@@ -356,6 +376,14 @@ class Transport(kombu_redis.Transport):
         if sent_at is None or lifetime is None:
             return False
         return self.broker._server.simulation.clock.now_us >= int(sent_at) + int(lifetime) * 1000
+
+    def return_unacked(self) -> None:
+        """RabbitMQ puts what a connection held back where it was, as soon as the connection is gone."""
+        for channel in self.channels:
+            if channel._qos is not None:
+                channel._qos._flush()
+                for tag in reversed(list(channel._qos._delivered)):
+                    channel._qos.restore_by_tag(tag)
 
     def close_for_good(self) -> None:
         """Let go of everything without a word to the broker, as when the process is gone."""

@@ -142,6 +142,7 @@ class Harness:
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
         self.simulation = simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
         self.timeline = Timeline(lambda: source.seconds_since_start(source.now_us))
+        self.timeline.on_record = simulation.pause_for_step
         self._freeze = Freeze(simulation)
         self.clock = Clock(source, self._freeze.paused)
         self.server = Server(simulation)
@@ -198,12 +199,13 @@ class Harness:
             return retry
 
         stack = self._stack
+        attributes = {"server": self.server, "next_redelivery": staticmethod(self.broker.next_redelivery)}
         replaced.replace(stack, replaced.TRANSPORT, get_transport_cls)
         replaced.replace(stack, replaced.BACKEND, get_backend)
         replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
         replaced.replace(stack, replaced.RETRY, retry)
-        replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), {"server": self.server}))
-        replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), {"server": self.server}))
+        replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), attributes))
+        replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), attributes))
 
     # -- what a test calls
 
@@ -288,6 +290,9 @@ class Harness:
             simulation.kill(other)
         if fiber is not None:
             simulation.kill(fiber)
+        if self.broker.manners == RABBITMQ:
+            for transport in self.broker._transports:
+                transport.return_unacked()
         self._cut_connections()
 
     def _cut_connections(self) -> None:

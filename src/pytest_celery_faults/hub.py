@@ -7,6 +7,7 @@ descriptor, and that a timer fires exactly at its microsecond.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Any
 
 from kombu.asynchronous import Hub as KombuHub
@@ -77,6 +78,8 @@ class Poller:
                 self._simulation.wait(
                     "something to do in the worker's loop", ready=self._any_readable, due=self._hub.timer.due
                 )
+            # Before kombu's next turn, which does not look at timers at all while their queue is empty.
+            self._hub.timer.release_housekeeping()
         else:
             until = None
             if timeout is not None:
@@ -100,6 +103,8 @@ class Timer(kombu_timer.Timer):
 
     Entry = Entry
     server: Server
+    #: When a message that nobody acknowledged will be due for redelivery, if there is one.
+    next_redelivery: Callable[[], int | None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -146,10 +151,13 @@ class Timer(kombu_timer.Timer):
         keeping = self._housekeeping
         while keeping and keeping[0][2].canceled:
             heapq.heappop(keeping)
-        return (
-            self._clock.from_monotonic(queue[0].eta) if queue else None,
-            keeping[0][0] if keeping else None,
-        )
+        must = self._clock.from_monotonic(queue[0].eta) if queue else None
+        may = keeping[0][0] if keeping else None
+        redelivery = self.next_redelivery() if must is None and may is not None else None
+        if redelivery is not None and may is not None:
+            # The sweep that brings it back is housekeeping, which is to be done then: it is all that is left to do.
+            must = max(redelivery, may)
+        return must, may
 
     def release_housekeeping(self) -> None:
         """Hand the repeating entries that are due now to kombu's own queue."""
@@ -229,8 +237,3 @@ class Hub(KombuHub):
     def has_work(self) -> bool:
         """Whether something was called soon; kombu's loop would see it within a second, this one at once."""
         return bool(self._ready)
-
-    def fire_timers(self, *args: Any, **kwargs: Any) -> Any:
-        self.timer.release_housekeeping()
-        return super().fire_timers(*args, **kwargs)
-

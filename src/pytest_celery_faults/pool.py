@@ -200,6 +200,12 @@ class Pool(BasePool):
         except (Exception, SystemExit) as exc:
             result = (False, ExceptionInfo())
             leave = isinstance(exc, SystemExit)
+        except BaseException as exc:
+            # Ctrl-C, pytest.fail(), pytest-timeout: they are about the test, which they end. The child is lost.
+            self._simulation.abort(exc)
+            child.fiber = None
+            self.lose(child, -signal.SIGINT, "interrupted")
+            return
 
         def done() -> None:
             child.job = child.fiber = None
@@ -249,10 +255,10 @@ class Pool(BasePool):
 
         self._messages.queue.append(gone)
 
-    def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: F811 - the name is Celery's
+    def terminate_job(self, pid: int, signum: Any = None) -> None:
         child = next((child for child in self._children if child.pid == pid), None)
         if child is not None:
-            number = int(signal or _TERM)
+            number = int(signum or signal.SIGTERM)
             child.terminated = True
             self.lose(child, -number, f"terminated by signal {number}")
 
@@ -305,9 +311,6 @@ class Pool(BasePool):
         info: dict[str, Any] = super()._get_info()
         info.update({"max-concurrency": self.limit, "processes": [child.pid for child in self._children]})
         return info
-
-
-_TERM = signal.SIGTERM
 
 
 def _purge_stacks(fiber: Fiber) -> None:

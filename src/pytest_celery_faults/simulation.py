@@ -234,10 +234,8 @@ class Simulation:
                 function()
             except _Ended:
                 pass
-            except PassThrough as carrier:
-                self._escaped = carrier.error
             except BaseException as exc:
-                self._escaped = exc
+                self.abort(exc)
 
         fiber.greenlet = greenlet.greenlet(run)
         fiber.greenlet.gr_context = self._copy_of_test_context()
@@ -256,7 +254,15 @@ class Simulation:
 
     def abort(self, exception: BaseException) -> None:
         """Make the test's wait raise ``exception`` at the next switch."""
-        self._escaped = exception
+        self._escaped = exception.error if isinstance(exception, PassThrough) else exception
+
+    def pause_for_step(self) -> None:
+        """Called where something has happened: when the test makes single steps, let it look."""
+        if self._step_over is None or self.current is self.test or not self._step_over():
+            return
+        assert self._scheduler is not None
+        self._ready.appendleft(self.current)
+        self._scheduler.switch()
 
     def kill(self, fiber: Fiber) -> None:
         """Never resume a fiber again, as SIGKILL would: none of its code runs any more."""

@@ -66,6 +66,8 @@ class Timeline(Sequence[Event]):
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        #: Called after each event, where it happened.
+        self.on_record: Callable[[], None] | None = None
         self._events: list[Event] = []
         self._tasks: dict[str, str] = {}
         self._labels: dict[str, str] = {}
@@ -89,9 +91,12 @@ class Timeline(Sequence[Event]):
         label = self.label(task, task_id)
         if task is None and task_id is not None:
             task = self._tasks.get(task_id)
-        return self._append(
+        event = self._append(
             Event(len(self._events), now, kind, task, task_id, label, attempt, detail, data or _NOTHING)
         )
+        if self.on_record is not None:
+            self.on_record()
+        return event
 
     def _append(self, event: Event) -> Event:
         self._events.append(event)

@@ -119,15 +119,12 @@ class WorkerControl:
             EndlessTaskError: one task id was executed more than ``max_executions`` times.
         """
         self._ensure_started()
-        failures = self._harness.recorder.genuine_failures
-        seen = len(failures)
-        self._harness.recorder.stop_at_failure = fail_fast
+        recorder = self._harness.recorder
+        recorder.stop_at_failure = fail_fast
         try:
             self._simulation.run_until_idle("the worker to finish its work")
         finally:
-            self._harness.recorder.stop_at_failure = False
-        if fail_fast and len(failures) > seen:
-            raise failures[seen]
+            recorder.stop_at_failure = False
 
     def advance(self, span: float | timedelta) -> None:
         """Run all that falls due in that span (seconds or a ``timedelta``), its end included.

@@ -1,0 +1,97 @@
+"""The four fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import markers, options
+from .errors import CeleryFaultsError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from .harness import Harness
+    from .views.letters import DeadLetterQueue
+    from .views.retries import RetryRecorder
+    from .watchdog import Watchdog
+
+HARNESS = pytest.StashKey["Harness"]()
+WATCHDOG = pytest.StashKey["Watchdog"]()
+
+_NO_APP = """\
+no Celery application to test. Name it on the command line or in the configuration:
+    [tool.pytest.ini_options]
+    celery_faults_app = "package.module:app"
+or by a fixture:
+    @pytest.fixture
+    def celery_faults_app():
+        return app"""
+
+
+@pytest.fixture
+def celery_faults_app(request: pytest.FixtureRequest) -> Celery:
+    """The Celery application under test; override it to name another one."""
+    from .app import current_app_with_tasks, find_app
+
+    path = request.config.stash[options.STASH_KEY].app
+    if path is not None:
+        try:
+            return find_app(path)
+        except CeleryFaultsError as error:
+            pytest.fail(str(error), pytrace=False)
+    if request._fixturemanager.getfixturedefs("celery_app", request.node):
+        return request.getfixturevalue("celery_app")
+    app = current_app_with_tasks()
+    if app is None:
+        pytest.fail(_NO_APP, pytrace=False)
+    return app
+
+
+@pytest.fixture
+def celery_faults(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    """The test's worker, broker, clock and record; see the reference for its parts."""
+    harness = _build(request, request.node)
+    try:
+        yield harness
+    finally:
+        harness.close()
+
+
+def _build(request: pytest.FixtureRequest, item: pytest.Item) -> Harness:
+    app: Any = request.getfixturevalue("celery_faults_app")
+    from celery import Celery
+
+    app = getattr(app, "_get_current_object", lambda: app)()
+    if not isinstance(app, Celery):
+        pytest.fail(f"the fixture celery_faults_app returned {app!r}, not a Celery application", pytrace=False)
+    from .harness import Harness
+    from .watchdog import Watchdog
+
+    config = request.config
+    watchdog = config.stash.setdefault(WATCHDOG, Watchdog())
+    run = config.stash[options.STASH_KEY]
+    harness = Harness(app, markers.settings(item), run.seed, item.nodeid, watchdog)
+    item.stash[HARNESS] = harness
+    if run.armed:
+        try:
+            for plan in markers.plans(item):
+                harness.add(plan)
+        except CeleryFaultsError as error:
+            harness.close()
+            pytest.fail(str(error), pytrace=False)
+    return harness
+
+
+@pytest.fixture
+def retry_recorder(celery_faults: Harness) -> RetryRecorder:
+    """Attempts, retries and their delays."""
+    return celery_faults.retries
+
+
+@pytest.fixture
+def celery_dlq(celery_faults: Harness) -> DeadLetterQueue:
+    """Every message that ended badly, with the reason."""
+    return celery_faults.dlq

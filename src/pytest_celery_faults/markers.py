@@ -1,0 +1,75 @@
+"""What the two markers of a test say, checked at collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .errors import CeleryFaultsError
+
+if TYPE_CHECKING:
+    from .harness import Options
+    from .injection import Plan
+
+INJECT, SETTINGS = "inject", "celery_faults"
+
+DESCRIPTIONS = (
+    "inject(fault, *, task=None, times=1, at=None, required=True): inject a fault into the Celery tasks of this test; "
+    "needs --celery-faults.",
+    "celery_faults(*, conf={}, queues=None, broker=None, concurrency=1, clock='virtual', start=None, dlq='dlq', "
+    "stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of this test behaves.",
+)
+
+
+def carries_inject(node: pytest.Item) -> bool:
+    return node.get_closest_marker(INJECT) is not None
+
+
+def check(marks: Iterable[pytest.Mark]) -> None:
+    """Check the arguments of our marks.
+
+    Raises:
+        pytest.fail.Exception: they mean nothing. pytest shows the sentence alone, as an error of that file.
+    """
+    marks = [mark for mark in marks if mark.name in (INJECT, SETTINGS)]
+    if not marks:
+        return
+    from .harness import make_options
+    from .injection import plan
+
+    for mark in marks:
+        try:
+            if mark.name == INJECT:
+                plan(*mark.args, **mark.kwargs)
+            else:
+                if mark.args:
+                    raise TypeError("celery_faults() takes keyword arguments only")
+                make_options(dict(mark.kwargs))
+        except (CeleryFaultsError, TypeError) as error:
+            message = str(error)
+        else:
+            continue
+        pytest.fail(f"@pytest.mark.{mark.name}: {message}", pytrace=False)
+
+
+def plans(item: pytest.Item) -> list[Plan]:
+    """The faults to inject, in the order in which they are asked: nearest level first."""
+    from .injection import plan
+
+    return [plan(*mark.args, **mark.kwargs) for mark in item.iter_markers(INJECT)]
+
+
+def settings(item: pytest.Item) -> Options:
+    """The settings of all levels merged, the nearest wins; `conf` key by key."""
+    from .harness import make_options
+
+    merged: dict[str, Any] = {}
+    conf: dict[str, Any] = {}
+    for mark in reversed(list(item.iter_markers(SETTINGS))):
+        merged.update(mark.kwargs)
+        conf.update(mark.kwargs.get("conf") or {})
+    if conf:
+        merged["conf"] = conf
+    return make_options(merged)

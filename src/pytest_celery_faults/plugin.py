@@ -1,0 +1,101 @@
+"""pytest's hooks, each of which only calls a function. Nothing here imports Celery before a test needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import markers, options, outcome
+from .errors import FaultNeverFiredError
+from .fixtures import HARNESS, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
+from .summary import SKIP_REASON, Summary
+
+__all__ = ["celery_dlq", "celery_faults", "celery_faults_app", "retry_recorder"]
+
+_FIXTURES = frozenset(__all__)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[options.STASH_KEY] = options.read_options(config)
+    config.pluginmanager.register(Summary(), "celery_faults_summary")
+    for description in markers.DESCRIPTIONS:
+        config.addinivalue_line("markers", description)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    watchdog = config.stash.get(WATCHDOG, None)
+    if watchdog is not None:
+        watchdog.stop()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["celery_faults_seed"] = node.config.stash[options.STASH_KEY].seed
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    run = config.stash[options.STASH_KEY]
+    return f"celery faults: armed, --celery-faults-seed={run.seed}" if run.armed else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    markers.check(metafunc.definition.iter_markers())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    armed = config.stash[options.STASH_KEY].armed
+    for item in items:
+        injects = markers.carries_inject(item)
+        if injects and not armed:
+            item.add_marker(pytest.mark.skip(reason=SKIP_REASON))
+        elif injects or _needs_harness(item):
+            _set_up_first(item)
+
+
+def _needs_harness(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return item.get_closest_marker(markers.SETTINGS) is not None or not _FIXTURES.isdisjoint(names)
+
+
+def _set_up_first(item: Any) -> None:
+    """Put the harness before every other function-scoped fixture of this item, and of this item only."""
+    definitions = item._fixtureinfo.name2fixturedefs
+    names = [name for name in item.fixturenames if name != "celery_faults"]
+    first = next(
+        (
+            position
+            for position, name in enumerate(names)
+            if name not in definitions or definitions[name][-1].scope == "function"
+        ),
+        len(names),
+    )
+    names.insert(first, "celery_faults")
+    item.fixturenames = names
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    __tracebackhide__ = True
+    yield
+    harness = item.stash.get(HARNESS, None)
+    if harness is not None:
+        try:
+            harness.verify()
+        except FaultNeverFiredError as error:
+            pytest.fail(str(error), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[Any]:
+    report = yield
+    harness = item.stash.get(HARNESS, None)
+    if harness is not None:
+        outcome.add_to_report(report, harness)
+    return report
