@@ -87,8 +87,8 @@ class Broker:
         self._channel: Channel | None = None
         self._on_connection: Callable[[], None] | None = None
         self._transports: list[Transport] = []
-        # When each message that is neither acked nor rejected was delivered, oldest first, by delivery tag.
-        self._held: dict[str, int] = {}
+        # When each message was delivered whose consumer is gone without a word, oldest first, by delivery tag.
+        self._orphans: dict[str, int] = {}
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
 
@@ -127,10 +127,13 @@ class Broker:
         return found
 
     def next_redelivery(self) -> int | None:
-        """When the oldest unacked message will have been so for the visibility timeout, in microseconds."""
-        if not self._held or self.manners == RABBITMQ or self._channel is None:
+        """When the visibility timeout brings back the oldest message whose consumer is gone, in microseconds.
+
+        What a living worker holds comes back too, but that alone leads nowhere: it would hold it again.
+        """
+        if not self._orphans or self.manners == RABBITMQ or self._channel is None:
             return None
-        return next(iter(self._held.values())) + round(self._channel.visibility_timeout * 1_000_000)
+        return next(iter(self._orphans.values())) + round(self._channel.visibility_timeout * 1_000_000)
 
     def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
         channel = self._any_channel()
@@ -195,29 +198,33 @@ class QoS(kombu_redis.QoS):
 
     channel: Channel
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.delivered_at: dict[str, int] = {}
+
     def append(self, message: Any, delivery_tag: str) -> None:
         super().append(message, delivery_tag)
-        broker = self.channel.broker
-        broker._held[delivery_tag] = broker._server.simulation.clock.now_us
-        broker._observer.delivered(message._raw)
+        self.delivered_at[delivery_tag] = self.channel.broker._server.simulation.clock.now_us
+        self.channel.observer.delivered(message._raw)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         super().ack(delivery_tag)
-        self.channel.broker._held.pop(delivery_tag, None)
+        self.delivered_at.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.acked(message._raw)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._delivered.get(delivery_tag)
         super().reject(delivery_tag, requeue=requeue)
-        self.channel.broker._held.pop(delivery_tag, None)
+        self.delivered_at.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         super().restore_by_tag(tag, client=client, leftmost=leftmost)
-        self.channel.broker._held.pop(bytes_to_str(tag), None)
+        self.delivered_at.pop(bytes_to_str(tag), None)
+        self.channel.broker._orphans.pop(bytes_to_str(tag), None)
 
 
 class Channel(kombu_redis.Channel):
@@ -389,6 +396,7 @@ class Transport(kombu_redis.Transport):
         """Let go of everything without a word to the broker, as when the process is gone."""
         for channel in [*self.channels, *self._avail_channels]:
             if channel._qos is not None:
+                self.broker._orphans.update(channel._qos.delivered_at)
                 channel._qos._on_collect.cancel()
                 channel._qos._delivered.clear()
             channel.closed = True
