@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +27,7 @@ class Drainer(CeleryDrainer):
         has_interval = _does_something(on_interval)
         while not p.ready:
             if deadline is not None and clock.now_us >= deadline:
-                raise socket.timeout()
+                raise TimeoutError()
             remaining = None if deadline is None else (deadline - clock.now_us) / 1_000_000
             # What is called at intervals may end the wait (a parent's failure does), as long as anything happens.
             if has_interval and simulation.busy():
@@ -100,6 +99,9 @@ class Backend(celery_redis.RedisBackend):
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults
+
+    def _add_driver_info(self) -> None:
+        """Nobody to introduce oneself to."""
 
     def _get_pool(self, **_: Any) -> Any:
         return redis.ConnectionPool(**pool_options(self.server, self.db))

@@ -94,7 +94,7 @@ class Broker:
 
     @property
     def client(self) -> Client:
-        """A Redis client of the in-memory server, for the application's own keys and for signals between tasks and test.
+        """A Redis client of the in-memory server: the application's own keys, signals between tasks and test.
 
         A blocking command waits on virtual time and lets the worker run meanwhile.
         """
@@ -232,6 +232,7 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
     connection: Transport
+    _in_poll: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._publisher: Redis | None = None
@@ -407,5 +408,3 @@ def transport_for(broker: Broker) -> type[Transport]:
     """The transport class that leads to ``broker``."""
     channel = RabbitChannel if broker.manners == RABBITMQ else Channel
     return type("Transport", (Transport,), {"broker": broker, "Channel": channel})
-
-

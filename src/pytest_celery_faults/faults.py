@@ -95,6 +95,4 @@ def as_fault(value: object) -> Fault:
         return Raise(value)
     if value is Sleep:
         raise FaultTypeError("Sleep needs its seconds: inject(Sleep(30))")
-    raise FaultTypeError(
-        f"inject() takes an exception class, an exception or a fault such as Sleep(30), not {value!r}"
-    )
+    raise FaultTypeError(f"inject() takes an exception class, an exception or a fault such as Sleep(30), not {value!r}")

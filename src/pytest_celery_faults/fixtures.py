@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .views.retries import RetryRecorder
     from .watchdog import Watchdog
 
-HARNESS = pytest.StashKey["Harness"]()
-WATCHDOG = pytest.StashKey["Watchdog"]()
+HARNESS: pytest.StashKey[Harness] = pytest.StashKey()
+WATCHDOG: pytest.StashKey[Watchdog] = pytest.StashKey()
 
 _NO_APP = """\
 no Celery application to test. Name it on the command line or in the configuration:

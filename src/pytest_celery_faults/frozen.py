@@ -1,8 +1,8 @@
 """Shows the clock to everybody else: freezegun's date classes, and the time functions wherever they are bound.
 
-freezegun's own ``freeze_time`` does not fit here, for reasons that docs/design.md lists: it scans every loaded module at each
-start and stop, its ignore list works by prefix and by stack frames, its ``now()`` is not local time, and it
-knows nothing of ``sleep`` or of default arguments. So its classes are shown by this module, which remembers
+freezegun's own ``freeze_time`` does not fit here: it scans every loaded module at each start and stop, its ignore
+list works by prefix and by stack frames, its ``now()`` is not local time, and it knows nothing of ``sleep`` or of
+default arguments. So its classes are shown by this module, which remembers
 each place where a time function is bound and looks only into modules it has not seen.
 
 Virtual time is what the simulation's thread sees. Other threads, and the modules in `_REAL_TIME`, see real time.
@@ -23,7 +23,6 @@ from typing import Any, cast
 import freezegun.api as _freezegun
 from freezegun.api import FakeDate, FakeDatetime
 
-from .clock import TimeSource
 from .simulation import Simulation
 
 _real_date = _datetime.date
@@ -40,7 +39,7 @@ _REAL = {name: getattr(_time, name) for name in _FUNCTIONS}
 _REAL_TIME = frozenset(
     {
         "_pytest", "pytest", "pluggy", "xdist", "execnet", "pytest_timeout", "threading", "_threading_local", "queue",
-        "multiprocessing", "concurrent", "selectors", "socket", "ssl", "subprocess", "asyncio", "asyncore", "anyio", "trio", "sched",
+        "multiprocessing", "concurrent", "selectors", "socket", "ssl", "subprocess", "asyncio", "anyio", "trio",
         "timeit", "cProfile", "pstats", "profile", "faulthandler", "coverage", "pytest_cov", "hypothesis", "freezegun",
         "pytest_celery_faults", "time", "datetime", "_strptime", "_pydatetime", "tempfile", "uuid",
     }
@@ -182,6 +181,17 @@ _KEYS[id(_real_date)] = "date"
 _KEYS[id(_real_datetime)] = "datetime"
 
 
+def _functions(namespace: dict[str, Any], module_name: str) -> list[types.FunctionType]:
+    """The functions of a module and the methods of its classes."""
+    found: list[types.FunctionType] = []
+    for value in list(namespace.values()):
+        if isinstance(value, types.FunctionType):
+            found.append(value)
+        elif isinstance(value, type) and value.__module__ == module_name:
+            found += [f for f in vars(value).values() if isinstance(f, types.FunctionType)]
+    return found
+
+
 class _Places:
     """Where time is bound in one module: names, default arguments, and for real-time modules the module ``time``."""
 
@@ -194,7 +204,6 @@ class _Places:
         self.defaults: list[types.FunctionType] = []
         keeps_real_time = module.__name__.partition(".")[0] in _REAL_TIME
         knows_time = False
-        functions: list[types.FunctionType] = []
         for name, value in list(namespace.items()):
             key = _KEYS.get(id(value))
             if key is not None:
@@ -208,14 +217,10 @@ class _Places:
                     self.module_names.append(name)
             elif value is _datetime:
                 knows_time = True
-            elif isinstance(value, types.FunctionType):
-                functions.append(value)
-            elif isinstance(value, type) and value.__module__ == module.__name__:
-                functions += [f for f in vars(value).values() if isinstance(f, types.FunctionType)]
         if knows_time and not keeps_real_time:
             self.defaults = [
                 function
-                for function in functions
+                for function in _functions(namespace, module.__name__)
                 if any(id(default) in _KEYS for default in function.__defaults__ or ())
                 or any(id(default) in _KEYS for default in (function.__kwdefaults__ or {}).values())
             ]
@@ -238,8 +243,8 @@ def _scan() -> None:
             continue
         _scanned[name] = module
         _places.pop(name, None)
-        if not isinstance(module, types.ModuleType) or not isinstance(getattr(module, "__name__", None), str):
-            continue
+        if not isinstance(getattr(module, "__name__", None), str) or not hasattr(module, "__dict__"):
+            continue  # people put all sorts of things into sys.modules
         found = _Places(module)
         if found:
             _places[name] = found
@@ -333,12 +338,17 @@ class Freeze:
         real[id(FakeDate)] = _real_date
         for name in sys.modules.keys() - self._before:
             module = sys.modules[name]
-            if not isinstance(module, types.ModuleType) or name.partition(".")[0] == "freezegun":
+            if name.partition(".")[0] == "freezegun" or not hasattr(module, "__dict__"):
                 continue
             namespace = vars(module)
             for attribute, value in list(namespace.items()):
                 if id(value) in real:
                     namespace[attribute] = real[id(value)]
+            for function in _functions(namespace, name):
+                if function.__defaults__:
+                    function.__defaults__ = tuple(real.get(id(d), d) for d in function.__defaults__)
+                if function.__kwdefaults__:
+                    function.__kwdefaults__ = {k: real.get(id(d), d) for k, d in function.__kwdefaults__.items()}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -348,5 +358,3 @@ class Freeze:
             yield
         finally:
             self.start()
-
-

@@ -158,9 +158,7 @@ class Harness:
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
         self._backends: dict[int, Backend] = {}
-        self.injector = Injector(
-            self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit)
-        )
+        self.injector = Injector(self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit))
         self.retries = RetryRecorder(self.recorder)
         self.dlq = DeadLetterQueue(self.recorder)
         self.sent = Sent(self.recorder)
@@ -338,12 +336,12 @@ class Harness:
 
     def _backend_of(self, app: Celery) -> Backend:
         app = getattr(app, "_get_current_object", lambda: app)()
-        if app is not self.app and app not in self._options.apps:
-            if not {_location(url) for url in self._broker_urls(app)} & self._urls:
-                raise ForeignBrokerError(
-                    f"this test would have reached the result backend of the app {app.main!r}. To run that app in "
-                    "memory too: @pytest.mark.celery_faults(apps=[...])"
-                )
+        known = app is self.app or app in self._options.apps
+        if not known and not {_location(url) for url in self._broker_urls(app)} & self._urls:
+            raise ForeignBrokerError(
+                f"this test would have reached the result backend of the app {app.main!r}. To run that app in "
+                "memory too: @pytest.mark.celery_faults(apps=[...])"
+            )
         backend = self._backends.get(id(app))
         if backend is None:
             backend = Backend(self.server, self._backend_database, self._describe, app)

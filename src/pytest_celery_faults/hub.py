@@ -193,7 +193,7 @@ class _Waker:
     pid = None
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid  # type: ignore[assignment]
+        self.pid = pid
 
     def fileno(self) -> int:
         return -1

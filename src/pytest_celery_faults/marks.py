@@ -20,7 +20,7 @@ def inject(
 ) -> pytest.MarkDecorator:
     """The mark ``pytest.mark.inject`` with these arguments, for type checkers and editors.
 
-    Unlike ``@pytest.mark.inject(IOError)``, which pytest takes for a class decorator, ``@inject(IOError)`` marks the test.
-    The arguments are checked at collection.
+    Unlike ``@pytest.mark.inject(IOError)``, which pytest takes for a class decorator, ``@inject(IOError)`` marks the
+    test. The arguments are checked at collection.
     """
     return pytest.mark.inject.with_args(fault, task=task, times=times, at=at, required=required)

@@ -8,6 +8,7 @@ served when it looks, so a message stays in its queue until the worker is driven
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -160,7 +161,7 @@ class Connection(FakeRedisConnection):
     """redis-py's connection, to the server of the test. Also told when it is closed, as kombu wants it."""
 
     _server: Server
-    _sock: Socket | None
+    _sock: Socket | None  # type: ignore[assignment]
 
     def __init__(self, *args: Any, on_disconnect: Callable[[Any], None] | None = None, **kwargs: Any) -> None:
         self._on_disconnect = on_disconnect
@@ -201,7 +202,7 @@ class Connection(FakeRedisConnection):
         until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
         return simulation.wait("a message on a Redis connection", ready=sock.readable, until=until)
 
-    def read_response(self, **kwargs: Any) -> Any:
+    def read_response(self, disable_decoding: Any = False, **kwargs: Any) -> Any:
         sock = self._sock
         if sock is not None and not sock.readable() and self._server.simulation.here:
             timeout = kwargs.get("timeout")
@@ -214,7 +215,7 @@ class Connection(FakeRedisConnection):
                 sock.give_up()
                 if not sock.readable():
                     raise redis.TimeoutError("Timeout reading from the in-memory Redis")
-        return super().read_response(**kwargs)
+        return super().read_response(disable_decoding=disable_decoding, **kwargs)
 
 
 class Client(redis.Redis):
@@ -232,9 +233,15 @@ class Pipeline(redis.client.Pipeline):
         return self.execute_command("SETEX", name, time, value)
 
 
+# redis-py looks up its own version for each connection, to introduce itself with; newer ones can be told not to.
+_NO_INTRODUCTION: dict[str, Any] = (
+    {"driver_info": None} if "driver_info" in inspect.signature(redis.Connection.__init__).parameters else {}
+)
+
+
 def pool_options(server: Server, db: int) -> dict[str, Any]:
     """What a connection pool needs to lead to the server of the test."""
-    return {"connection_class": Connection, "server": server, "db": db, "protocol": 2}
+    return {"connection_class": Connection, "server": server, "db": db, "protocol": 2, **_NO_INTRODUCTION}
 
 
 def client(server: Server, db: int, **options: Any) -> Client:

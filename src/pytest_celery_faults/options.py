@@ -15,7 +15,7 @@ _LAST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class RunOptions:
-    """``armed``: whether markers take effect. ``app``: the app's path or ``None``. ``seed``: of all chance in the run."""
+    """``armed``: do markers take effect; ``app``: the app's path or ``None``; ``seed``: of all chance in the run."""
 
     armed: bool
     app: str | None

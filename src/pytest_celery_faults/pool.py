@@ -246,9 +246,7 @@ class Pool(BasePool):
                     job._set_terminated(exitcode)
                 else:
                     try:
-                        raise WorkerLostError(
-                            f"Worker exited prematurely: {human_status(exitcode)} Job: {job._job}."
-                        )
+                        raise WorkerLostError(f"Worker exited prematurely: {human_status(exitcode)} Job: {job._job}.")
                     except WorkerLostError:
                         job._set(None, (False, ExceptionInfo()))
             self._replace(child)

@@ -354,9 +354,7 @@ class Recorder:
         delivery: Delivery | None,
     ) -> None:
         event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=reason)
-        self.letters.append(
-            DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery)
-        )
+        self.letters.append(DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery))
 
 
 def _queue_of(payload: Mapping[str, Any]) -> str:

@@ -34,8 +34,8 @@ class Replaced:
 TRANSPORT = Replaced(
     kombu.connection.Connection,
     "get_transport_cls",
-    "The one place where a connection's URL becomes a transport. Whatever made the connection (app.conf, an environment variable, "
-    "which beats app.conf, `connection=`), it leads to the in-memory broker, or is refused.",
+    "The one place where a connection's URL becomes a transport. Whatever made the connection (app.conf, an "
+    "environment variable, which beats app.conf, `connection=`), it leads to the in-memory broker, or is refused.",
 )
 BACKEND = Replaced(
     celery.app.base.Celery,

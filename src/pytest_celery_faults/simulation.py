@@ -329,9 +329,7 @@ class Simulation:
                     return
             elif self._wake():
                 continue
-            elif test_wait.is_over(self.clock.now_us):
-                return
-            elif not self._move_on(test_wait):
+            elif test_wait.is_over(self.clock.now_us) or not self._move_on(test_wait):
                 return
 
     def _enter(self, fiber: Fiber) -> None:

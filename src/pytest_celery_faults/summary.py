@@ -69,8 +69,8 @@ class Summary:
         lines = []
         if self.tests:
             lines.append(
-                f"{_count(self.tests, 'test')}, {_count(self.tasks, 'task')} in {_count(self.executions, 'execution')}, "
-                f"{_length(self.elapsed)} of virtual time in {self.real:.2f} s"
+                f"{_count(self.tests, 'test')}, {_count(self.tasks, 'task')} in "
+                f"{_count(self.executions, 'execution')}, {_length(self.elapsed)} of virtual time in {self.real:.2f} s"
             )
             lines.append(f"faults fired: {_listed(self.faults)}")
             lines.append(f"dead letters: {_listed(self.letters)}")

@@ -36,9 +36,10 @@ class _Strategies(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         consumer = self.consumer
-        task = consumer.app.tasks[name] if name in consumer.app.tasks else None
-        if task is None:
+        tasks = consumer.app.tasks
+        if name not in tasks:  # a registry raises an error of its own for unknown names
             raise KeyError(name)
+        task = tasks[name]
         self.on_build(task)
         consumer.task_buckets[name] = consumer.bucket_for_task(task)
         self[name] = task.start_strategy(consumer.app, consumer)
@@ -176,7 +177,8 @@ class WorkerControl:
             return
         self._harness.timeline.record(happened.WORKER, detail="warm shutdown" if warm else "cold shutdown")
         fiber, instance = self._fiber, self._instance
-        assert fiber is not None and instance is not None
+        assert fiber is not None
+        assert instance is not None
         signals.worker_shutting_down.send(
             sender=instance.hostname, sig="SIGTERM" if warm else "SIGQUIT", how="Warm" if warm else "Cold", exitcode=0
         )

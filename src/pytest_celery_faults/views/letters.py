@@ -18,8 +18,8 @@ REASONS = (
 class Letter:
     """A message that ended badly, why, and who would have it in production.
 
-    ``at`` is virtual seconds since the start of the test. ``route`` is ``"app"`` when the application itself sent it to its
-    dead-letter queue, ``"broker"`` when a RabbitMQ with a dead-letter exchange would keep it
+    ``at`` is virtual seconds since the start of the test. ``route`` is ``"app"`` when the application itself sent it to
+    its dead-letter queue, ``"broker"`` when a RabbitMQ with a dead-letter exchange would keep it
     (https://www.rabbitmq.com/docs/dlx), ``"harness"`` when nobody would: it had been acknowledged.
     """
 
