@@ -12,6 +12,7 @@ import kombu.asynchronous.hub
 import kombu.pools
 from celery import Celery, _state, signals
 from celery.app import trace
+from celery.app.task import Task as CeleryTask
 from celery.utils.dispatch import Signal
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
@@ -90,6 +91,7 @@ class Adoption:
         self._lay_over(conf)
         self._copy_amqp()
         self._remember_tasks()
+        self._apply_to_bound_tasks(conf)
         self._remember_process_state()
         app.set_current()
         app.set_default()
@@ -167,6 +169,25 @@ class Adoption:
                     _state._on_app_finalizers.discard(finalizer)
 
         self._undo.callback(restore)
+
+    def _apply_to_bound_tasks(self, conf: dict[str, Any]) -> None:
+        """Let the test's settings reach tasks that took theirs from the app's configuration when they were bound.
+
+        What ``Task.bind`` set stands behind ``__bound__`` in the class, what the task's author wrote before it.
+        """
+        settings = dict(CeleryTask.from_config)
+        if not conf.keys() & set(settings.values()):
+            return
+        for task in self.app._tasks.values():
+            names = list(vars(type(task)))
+            inherited = names[names.index("__bound__") :] if "__bound__" in names else []
+            for attribute in inherited:
+                if settings.get(attribute) in conf:
+                    task.__dict__[attribute] = conf[settings[attribute]]
+            both = conf.get("task_acks_on_failure_or_timeout")
+            for attribute in ("acks_on_failure", "acks_on_timeout"):
+                if both is not None and attribute in inherited and settings.get(attribute) not in conf:
+                    task.__dict__[attribute] = both
 
     def _is_of_new_module(self, thing: Any) -> bool:
         """Whether it was defined by a module that was imported meanwhile, and so is there to stay."""

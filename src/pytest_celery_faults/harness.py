@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -390,9 +390,6 @@ class Harness:
             if not request.called_directly and not request.is_eager:
                 self.recorder.retry_refused(request.id)
             raise
-
-    def real_time(self) -> AbstractContextManager[None]:
-        return self._freeze.paused()
 
 
 def _location(url: str) -> tuple[str, str, int | None, str]:

@@ -5,11 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .summary import ATTRIBUTE, numbers_of
+from .timeline import FAULT_FIRED, Event
 
 if TYPE_CHECKING:
     from .harness import Harness
 
 SECTION = "celery faults timeline"
+
+
+def add_note(error: Exception, harness: Harness) -> None:
+    """One line in the failure's own text: the last fault, and what happened last."""
+    timeline = harness.timeline
+    if not len(timeline):
+        return
+    faults = timeline.where(FAULT_FIRED)
+    last_fault = f"last fault: {_short(faults[-1])}; " if faults else "no fault fired; "
+    note = f"celery faults: {last_fault}last event: {_short(timeline[-1])}"
+    # BaseException.add_note came with Python 3.11; pytest shows the notes of older ones too.
+    notes = getattr(error, "__notes__", [])
+    vars(error)["__notes__"] = [*notes, note]
+
+
+def _short(event: Event) -> str:
+    return " ".join(str(event).split())
 
 
 def add_to_report(report: Any, harness: Harness) -> None:

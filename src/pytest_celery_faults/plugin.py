@@ -83,8 +83,13 @@ def _set_up_first(item: Any) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     __tracebackhide__ = True
-    yield
     harness = item.stash.get(HARNESS, None)
+    try:
+        yield
+    except Exception as error:
+        if harness is not None:
+            outcome.add_note(error, harness)
+        raise
     if harness is not None:
         try:
             harness.verify()
