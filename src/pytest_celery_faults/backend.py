@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import redis
 from celery.backends import redis as celery_redis
 from celery.backends.asynchronous import Drainer as CeleryDrainer
+from celery.backends.base import MESSAGE_BUFFER_MAX, pending_results_t
+from celery.utils.collections import BufferMap
 from vine import promise
 
 from .errors import WaitNeverEndsError
@@ -54,32 +58,31 @@ class ResultConsumer(celery_redis.ResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.drainer = Drainer(self)
-        self._waiting_for = "a result"
 
     def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
-        outer, self._waiting_for = self._waiting_for, self.backend.describe(result)
         try:
             yield from super()._wait_for_pending(result, **kwargs)
         except WaitNeverEndsError as error:
             # The wait was for a message on a connection; people wait for a result.
-            text = str(error).replace("a message on a Redis connection", self._waiting_for)
-            raise WaitNeverEndsError(text) from None
-        finally:
-            self._waiting_for = outer
+            raise error.said_of(self.backend.describe(result)) from None
 
     def drain_events(self, timeout: float | None = None) -> None:
         with self.reconnect_on_error():
-            if self._pubsub is None:
+            pubsub = self._pubsub
+            if pubsub is None or not pubsub.subscribed:
                 self._idle(timeout)
                 return
-            message = self._pubsub.get_message(timeout=timeout)
+            message = pubsub.get_message(timeout=timeout)
             if message and message["type"] == "message":
                 self.on_state_change(self._decode_result(message["data"]), message)
 
     def _idle(self, timeout: float | None) -> None:
+        """Wait for somebody to subscribe; redis-py would on a lock of its own, in real time."""
         simulation = self.backend.server.simulation
         until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
-        simulation.wait(self._waiting_for, until=until)
+        simulation.wait(
+            "a subscription", ready=lambda: self._pubsub is not None and self._pubsub.subscribed, until=until
+        )
 
 
 class Backend(celery_redis.RedisBackend):
@@ -96,6 +99,19 @@ class Backend(celery_redis.RedisBackend):
         self._reads = 0
         self._read_at = -1
         super().__init__(app=app)
+
+    def for_another_process(self) -> Backend:
+        """The same backend as another process would make it: with waiters and subscriptions of its own."""
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        other._pending_results = pending_results_t({}, WeakValueDictionary())
+        other._pending_messages = BufferMap(MESSAGE_BUFFER_MAX)
+        other._cache = copy.copy(self._cache)
+        other._cache.clear()
+        other.result_consumer = self.ResultConsumer(
+            other, other.app, other.accept, other._pending_results, other._pending_messages
+        )
+        return other
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults

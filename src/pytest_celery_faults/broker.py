@@ -234,18 +234,12 @@ class Channel(kombu_redis.Channel):
     connection: Transport
     _in_poll: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Transport, **kwargs: Any) -> None:
+        self.broker = connection.broker
+        self.observer = connection.broker._observer
         self._publisher: Redis | None = None
-        super().__init__(*args, **kwargs)
+        super().__init__(connection, **kwargs)
         self.broker._channel = self
-
-    @property
-    def broker(self) -> Broker:
-        return self.connection.broker
-
-    @property
-    def observer(self) -> Observer:
-        return self.connection.broker._observer
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         options = pool_options(self.broker._server, self.broker._db)
@@ -275,7 +269,8 @@ class Channel(kombu_redis.Channel):
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         super()._queue_bind(exchange, routing_key, pattern, queue)
-        if queue in self._expires and queue not in self._fanout_queues:
+        # kombu before 5.7 does not let bindings expire.
+        if queue in getattr(self, "_expires", ()) and queue not in self._fanout_queues:
             self.connection.keep_bindings_alive()
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
@@ -293,6 +288,9 @@ class Channel(kombu_redis.Channel):
 
 
 class RabbitQoS(QoS):
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """RabbitMQ knows no visibility timeout: a message stays with its consumer as long as that lives."""
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         # kombu's redis puts a rejected message behind all others, RabbitMQ back where it was.
         self.channel.requeue_in_place = True
@@ -308,8 +306,8 @@ class RabbitChannel(Channel):
     QoS = RabbitQoS
     requeue_in_place = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, connection: Transport, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
         # Redis is asked for the keys in this order: the highest priority first.
         self.priority_steps = list(range(9, -1, -1))
 
@@ -362,8 +360,6 @@ class Transport(kombu_redis.Transport):
             timer = getattr(self.cycle, name, None)
             if timer is not None:
                 timer.cancel()
-        if self.broker.manners == RABBITMQ:
-            self.cycle._restore_messages_tref.cancel()
 
     def keep_bindings_alive(self) -> None:
         """A queue with ``x-expires`` is consumed: then kombu's refreshing of its bindings is needed after all."""

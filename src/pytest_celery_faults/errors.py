@@ -33,6 +33,18 @@ class ForeignBrokerError(CeleryFaultsError):
 class WaitNeverEndsError(CeleryFaultsError, AssertionError):
     """A wait that nothing can end: no message, no timer and no running task would change what is waited for."""
 
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what, why)
+        self.what = what
+        self.why = why
+
+    def said_of(self, what: str) -> WaitNeverEndsError:
+        """The same, where ``what`` says better what was waited for."""
+        return WaitNeverEndsError(what, self.why)
+
+    def __str__(self) -> str:
+        return f"waiting for {self.what} can never end: {self.why}"
+
 
 class EndlessTaskError(CeleryFaultsError, AssertionError):
     """One task id was executed more often than ``max_executions`` allows: it retries or is requeued for ever."""

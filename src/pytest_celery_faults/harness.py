@@ -24,7 +24,7 @@ from .frozen import Freeze
 from .hub import Hub, Timer
 from .injection import Injection, Injector, Plan, plan
 from .memory import Server
-from .pool import Pool
+from .pool import Pool, process_of
 from .recorder import Recorder
 from .simulation import Fiber, Simulation
 from .timeline import Timeline
@@ -157,7 +157,7 @@ class Harness:
         self.broker._on_connection = self._on_connection
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
-        self._backends: dict[int, Backend] = {}
+        self._backends: dict[tuple[int, int], Backend] = {}
         self.injector = Injector(self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit))
         self.retries = RetryRecorder(self.recorder)
         self.dlq = DeadLetterQueue(self.recorder)
@@ -181,11 +181,8 @@ class Harness:
 
             return get_transport_cls
 
-        def get_backend(original: Any) -> Any:
-            def _get_backend(app: Celery) -> Any:
-                return harness._backend_of(app)
-
-            return _get_backend
+        def app_backend(original: Any) -> Any:
+            return property(harness._backend_of)
 
         def task_backend(original: Any) -> Any:
             return property(lambda task: harness._backend_of(task.app), original.fset)
@@ -199,7 +196,7 @@ class Harness:
         stack = self._stack
         attributes = {"server": self.server, "next_redelivery": staticmethod(self.broker.next_redelivery)}
         replaced.replace(stack, replaced.TRANSPORT, get_transport_cls)
-        replaced.replace(stack, replaced.BACKEND, get_backend)
+        replaced.replace(stack, replaced.BACKEND, app_backend)
         replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
         replaced.replace(stack, replaced.RETRY, retry)
         replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), attributes))
@@ -336,17 +333,22 @@ class Harness:
 
     def _backend_of(self, app: Celery) -> Backend:
         app = getattr(app, "_get_current_object", lambda: app)()
+        fiber_process = process_of(self.simulation.current)
         known = app is self.app or app in self._options.apps
         if not known and not {_location(url) for url in self._broker_urls(app)} & self._urls:
             raise ForeignBrokerError(
                 f"this test would have reached the result backend of the app {app.main!r}. To run that app in "
                 "memory too: @pytest.mark.celery_faults(apps=[...])"
             )
-        backend = self._backends.get(id(app))
-        if backend is None:
-            backend = Backend(self.server, self._backend_database, self._describe, app)
-            self._backends[id(app)] = backend
-        return backend
+        mine = self._backends.get((id(app), fiber_process))
+        if mine is None:
+            first = next((backend for key, backend in self._backends.items() if key[0] == id(app)), None)
+            if first is None:
+                mine = Backend(self.server, self._backend_database, self._describe, app)
+            else:
+                mine = first.for_another_process()
+            self._backends[id(app), fiber_process] = mine
+        return mine
 
     # -- words
 

@@ -23,7 +23,7 @@ from kombu.asynchronous import get_event_loop
 
 from . import timeline as happened
 from .memory import Readable, Server
-from .simulation import TASK_RANK, Fiber, Simulation
+from .simulation import TASK_RANK, WORKER_RANK, Fiber, Simulation
 from .timeline import Timeline
 
 _file_numbers = itertools.count(-2, -1)
@@ -38,6 +38,13 @@ class Child:
         self.job: Any = None
         self.fiber: Fiber | None = None
         self.terminated = False
+
+
+def process_of(fiber: Fiber) -> int:
+    """Which process a fiber stands for: a child's pid, or -1 for the worker's own and 0 for the test's."""
+    if isinstance(fiber.data, Child):
+        return fiber.data.pid
+    return -1 if fiber.rank == WORKER_RANK else 0
 
 
 class _Messages(Readable):
@@ -124,7 +131,7 @@ class Pool(BasePool):
                     lambda child=child, target=target, args=args, kwargs=kwargs: self._work(  # type: ignore[misc]
                         child, target, args, kwargs
                     ),
-                    data=job,
+                    data=child,
                 )
 
     def register_with_event_loop(self, hub: Any) -> None:

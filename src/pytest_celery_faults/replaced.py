@@ -39,8 +39,9 @@ TRANSPORT = Replaced(
 )
 BACKEND = Replaced(
     celery.app.base.Celery,
-    "_get_backend",
-    "The one place where an app makes its result backend, for apps that have none yet or are made in a test.",
+    "backend",
+    "An app makes its result backend once for a process. Here the test and each pool process have one of their own, "
+    "as in production: a shared one would give the test's messages to a task that waits for a result, too.",
 )
 TASK_BACKEND = Replaced(
     celery.app.task.Task,

@@ -154,7 +154,7 @@ class Simulation:
         if self.closing:
             if self.current is not self.test:
                 raise _Ended
-            raise WaitNeverEndsError(f"waiting for {what} can never end: the test is over")
+            raise WaitNeverEndsError(what, "the test is over")
         wait = Wait(what, ready, until, due)
         if self.current is self.test:
             return self._wait_in_test(wait)
@@ -180,10 +180,8 @@ class Simulation:
         self._idle_sleeps = self._idle_sleeps + 1 if idle and not self.busy() else 0
         if self._idle_sleeps > self.idle_sleeps_allowed:
             self._idle_sleeps = 0
-            raise WaitNeverEndsError(
-                f"the test slept {self.idle_sleeps_allowed} times in a row and nothing can happen any more: "
-                + self._reasons()
-            )
+            times = self.idle_sleeps_allowed
+            raise WaitNeverEndsError(f"what the test sleeps for, {times} times in a row,", self._reasons())
 
     # -- what drives it
 
@@ -366,8 +364,7 @@ class Simulation:
             return True
         if self._until_idle and not self.waiting_tasks():
             return False
-        what = test_wait.what
-        test_wait.exception = WaitNeverEndsError(f"waiting for {what} can never end: {self._reasons()}")
+        test_wait.exception = WaitNeverEndsError(test_wait.what, self._reasons())
         return False
 
     def waiting_tasks(self) -> list[Fiber]:
