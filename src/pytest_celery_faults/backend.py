@@ -103,7 +103,7 @@ class Backend(celery_redis.RedisBackend):
     def for_another_process(self) -> Backend:
         """The same backend as another process would make it: with waiters and subscriptions of its own."""
         other = type(self).__new__(type(self))
-        vars(other).update(vars(self))
+        other.__dict__.update(self.__dict__)
         other._pending_results = pending_results_t({}, WeakValueDictionary())
         other._pending_messages = BufferMap(MESSAGE_BUFFER_MAX)
         other._cache = copy.copy(self._cache)

@@ -1,0 +1,58 @@
+"""What a user writes, under mypy strict: this file is type-checked, never run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from datetime import datetime, timedelta
+
+from pytest_celery_faults import (
+    Attempt,
+    CeleryFaultsError,
+    DeadLetterQueue,
+    Event,
+    Harness,
+    Injection,
+    Letter,
+    Message,
+    RetryHistory,
+    RetryRecorder,
+    SentMessage,
+    Sleep,
+    inject,
+)
+
+
+@inject(OSError, times=3)
+@inject(Sleep(beyond="time_limit"), task="shop.tasks.resize", required=False)
+@inject(ValueError("no"), task=["shop.*"], times=None, at="return")
+def test_marked(celery_faults: Harness, retry_recorder: RetryRecorder, celery_dlq: DeadLetterQueue) -> None:
+    celery_faults.worker.drain(fail_fast=True)
+    celery_faults.worker.advance(1.5)
+    celery_faults.worker.advance(timedelta(hours=1))
+    event: Event | None = celery_faults.worker.step()
+    assert event is None or event.kind == "received"
+    celery_faults.worker.crash()
+    celery_faults.worker.start()
+    celery_faults.worker.stop(warm=False)
+    now: datetime = celery_faults.clock.now()
+    elapsed: float = celery_faults.clock.elapsed
+    assert now.tzinfo is not None
+    assert elapsed == 0
+    with celery_faults.clock.real():
+        pass
+    with celery_faults.inject(Sleep(3)) as injection:
+        fault: Injection = injection
+    assert fault.fired == 1
+    history: RetryHistory = retry_recorder.of("shop.tasks.resize")
+    attempts: list[Attempt] = list(history.attempts)
+    delays: list[float] = retry_recorder.delays
+    assert len(attempts) == len(delays) + 1
+    letters: list[Letter] = celery_dlq.of("shop.tasks.resize")
+    reasons: Counter[str] = celery_dlq.reasons
+    assert len(letters) == reasons["time_limit"]
+    messages: list[Message] = celery_faults.broker.messages("celery")
+    sent: list[SentMessage] = celery_faults.sent.of("shop.tasks.resize")
+    assert [message.task for message in messages] == [message.task for message in sent]
+    with contextlib.suppress(CeleryFaultsError):
+        celery_faults.inject(OSError, task="nonsense")
