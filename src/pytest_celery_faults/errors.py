@@ -67,6 +67,6 @@ class AmbiguousHistoryError(CeleryFaultsError, LookupError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """``", did you mean 'x'?"`` for the most similar choice, or ``""``."""
+    """``", did you mean 'x'?"`` for the most similar choice, or ``"."``."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f", did you mean {found[0]!r}?" if found else "."

@@ -146,7 +146,7 @@ class Harness:
         self._freeze = Freeze(simulation)
         self.clock = Clock(source, self._freeze.paused)
         self.server = Server(simulation)
-        self.recorder = Recorder(self.timeline, simulation, options.dlq, options.max_executions)
+        self.recorder = Recorder(self.timeline, simulation, lambda: self.app.tasks, options.dlq, options.max_executions)
         conf = self.app.conf
         self._urls = {_location(url) for url in self._broker_urls(self.app)}
         for other in options.apps:

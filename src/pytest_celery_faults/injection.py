@@ -91,7 +91,9 @@ def plan(*args: Any, **options: Any) -> Plan:
 def _task_names(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
-    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    # A task of an app that is not finalized yet is a proxy that claims to be anything, an iterable among others.
+    one = isinstance(value, str) or hasattr(value, "delay") or not isinstance(value, Iterable)
+    values = [value] if one else list(value)
     names = []
     for item in values:
         name = item if isinstance(item, str) else getattr(item, "name", None)
@@ -281,7 +283,6 @@ class Injector:
             line = f"inject({injection.plan}) never fired. What ran: {ran}."
             names = injection.plan.tasks
             if names is not None and self._executed:
-                close = nearest(names[0], self._executed)
-                line += f" Nearest{close[1:]}" if close else ""
+                line += f" {names[0]} did not run{nearest(names[0], self._executed)}"
             lines.append(line)
         return "\n".join(lines)

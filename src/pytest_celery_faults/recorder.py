@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback as tracebacks
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from celery.exceptions import Reject, Retry
 
 from . import timeline as happened
 from .broker import decode_arguments, is_task
-from .errors import EndlessTaskError
+from .errors import EndlessTaskError, FaultTypeError, FaultValueError, nearest
 from .simulation import Simulation
 from .timeline import Timeline
 
@@ -103,7 +103,14 @@ class SentMessage:
 class Recorder:
     """Fills the timeline and keeps what the views need."""
 
-    def __init__(self, timeline: Timeline, simulation: Simulation, dlq: str | None, max_executions: int) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        simulation: Simulation,
+        known_tasks: Callable[[], Iterable[str]],
+        dlq: str | None,
+        max_executions: int,
+    ) -> None:
         self.timeline = timeline
         self.records: dict[str, Record] = {}
         self.letters: list[DeadLetter] = []
@@ -113,6 +120,7 @@ class Recorder:
         self.injected: list[BaseException] = []
         self.stop_at_failure = False
         self._simulation = simulation
+        self._known_tasks = known_tasks
         self._dlq = dlq
         self._max_executions = max_executions
         self._deliveries: dict[str, Delivery] = {}
@@ -190,6 +198,7 @@ class Recorder:
             (signals.task_failure, self._on_failure),
             (signals.task_retry, self._on_retry),
             (signals.task_revoked, self._on_revoked),
+            (signals.task_unknown, self._on_unknown),
         ):
             signal.connect(receiver, weak=False)
 
@@ -236,7 +245,7 @@ class Recorder:
         if reject.requeue and delivery is not None and not delivery.acked:
             return
         # Not requeued, or asked to be when it had been acked before the body ran: that changes nothing.
-        self._dead_letter_of(record, "rejected", reject, None)
+        self._dead_letter_of(record, "rejected", reject, _format(reject))
 
     def _on_success(self, sender: Any, **_: Any) -> None:
         if not sender.request.is_eager:
@@ -291,6 +300,12 @@ class Recorder:
         if expired:
             self._dead_letter_of(self.record_of(sender.name, task_id), "expired", None, None)
 
+    def _on_unknown(self, message: Any, name: str, id: str, exc: Exception, **_: Any) -> None:
+        delivery = self._deliveries.get(message.delivery_tag)
+        payload = delivery.payload if delivery is not None else {}
+        queue = delivery.queue if delivery is not None else ""
+        self._dead_letter(name, id, "unregistered", payload, queue, exc, _format(exc), delivery)
+
     # -- told by the harness
 
     def retry_refused(self, task_id: str) -> None:
@@ -317,6 +332,23 @@ class Recorder:
             record = self.records[task_id] = Record(task, task_id)
             self.timeline.label(task, task_id)
         return record
+
+    def name_of(self, task: Any) -> str:
+        """The name of a task, given itself or its name.
+
+        Raises:
+            FaultValueError: no app has a task of that name, and none was sent.
+        """
+        name = getattr(task, "name", task)
+        if not isinstance(name, str):
+            raise FaultTypeError(f"{task!r} is neither a task nor the name of one")
+        known = [*self._known_tasks(), *(record.task for record in self.records.values())]
+        if name not in known:
+            users = sorted({known_name for known_name in known if not known_name.startswith("celery.")})
+            raise FaultValueError(
+                f"there is no task {name!r}{nearest(name, users)} The application's tasks: {', '.join(users) or 'none'}"
+            )
+        return name
 
     def _running(self, task_id: str) -> Attempt | None:
         record = self.records.get(task_id)

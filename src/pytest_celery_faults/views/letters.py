@@ -72,7 +72,7 @@ class DeadLetterQueue(Sequence[Letter]):
 
     def of(self, task: Any) -> list[Letter]:
         """The letters of a task, given itself or its name."""
-        name = getattr(task, "name", task)
+        name = self._recorder.name_of(task)
         return [letter for letter in self._all() if letter.task == name]
 
     @property

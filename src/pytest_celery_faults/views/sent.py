@@ -12,11 +12,12 @@ class Sent(Sequence[SentMessage]):
     """The published task messages in order, retries included."""
 
     def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._messages = recorder.sent
 
     def of(self, task: Any) -> list[SentMessage]:
         """Those of a task, given itself or its name. ``assert not celery_faults.sent.of(task)``: it was not sent."""
-        name = getattr(task, "name", task)
+        name = self._recorder.name_of(task)
         return [message for message in self._messages if message.task == name]
 
     @overload
