@@ -87,7 +87,8 @@ class Broker:
         self._channel: Channel | None = None
         self._on_connection: Callable[[], None] | None = None
         self._transports: list[Transport] = []
-        # When each message was delivered whose consumer is gone without a word, oldest first, by delivery tag.
+        # When each message that is unacked was delivered, by delivery tag; those whose consumer is gone apart.
+        self._held: dict[str, int] = {}
         self._orphans: dict[str, int] = {}
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
@@ -134,6 +135,9 @@ class Broker:
         if not self._orphans or self.manners == RABBITMQ or self._channel is None:
             return None
         return next(iter(self._orphans.values())) + round(self._channel.visibility_timeout * 1_000_000)
+
+    def _oldest_delivery(self) -> int | None:
+        return min((next(iter(held.values())) for held in (self._held, self._orphans) if held), default=None)
 
     def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
         channel = self._any_channel()
@@ -198,33 +202,39 @@ class QoS(kombu_redis.QoS):
 
     channel: Channel
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.delivered_at: dict[str, int] = {}
-
     def append(self, message: Any, delivery_tag: str) -> None:
         super().append(message, delivery_tag)
-        self.delivered_at[delivery_tag] = self.channel.broker._server.simulation.clock.now_us
+        broker = self.channel.broker
+        broker._held[delivery_tag] = broker._server.simulation.clock.now_us
         self.channel.observer.delivered(message._raw)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         super().ack(delivery_tag)
-        self.delivered_at.pop(delivery_tag, None)
+        self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.acked(message._raw)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._delivered.get(delivery_tag)
         super().reject(delivery_tag, requeue=requeue)
-        self.delivered_at.pop(delivery_tag, None)
+        self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         super().restore_by_tag(tag, client=client, leftmost=leftmost)
-        self.delivered_at.pop(bytes_to_str(tag), None)
-        self.channel.broker._orphans.pop(bytes_to_str(tag), None)
+        for held in (self.channel.broker._held, self.channel.broker._orphans):
+            held.pop(bytes_to_str(tag), None)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """kombu's sweep, without asking the server when it would find nothing: it costs a lock and a Lua script."""
+        oldest = self.channel.broker._oldest_delivery()
+        now = self.channel.broker._server.simulation.clock.now_us
+        if oldest is None or now - oldest < self.visibility_timeout * 1_000_000:
+            self._vrestore_count += 1
+        else:
+            super().restore_visible(*args, **kwargs)
 
 
 class Channel(kombu_redis.Channel):
@@ -393,7 +403,10 @@ class Transport(kombu_redis.Transport):
         """Let go of everything without a word to the broker, as when the process is gone."""
         for channel in [*self.channels, *self._avail_channels]:
             if channel._qos is not None:
-                self.broker._orphans.update(channel._qos.delivered_at)
+                for tag in channel._qos._delivered:
+                    delivered_at = self.broker._held.pop(tag, None)
+                    if delivered_at is not None:
+                        self.broker._orphans[tag] = delivered_at
                 channel._qos._on_collect.cancel()
                 channel._qos._delivered.clear()
             channel.closed = True
