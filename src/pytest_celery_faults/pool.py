@@ -28,6 +28,7 @@ from .timeline import Timeline
 
 _file_numbers = itertools.count(-2, -1)
 _FIRST_PID = 10_001
+_SOFT_TIMEOUT = getattr(signal, "SIGUSR1", -1)
 
 
 class Child:
@@ -205,6 +206,11 @@ class Pool(BasePool):
         try:
             result = (True, target(*args, **kwargs))
         except (Exception, SystemExit) as exc:
+            if child.terminated:
+                # billiard's child says nothing of a job whose end a signal began, whatever exception came out.
+                child.fiber = None
+                self.lose(child, signal.SIGTERM, "ended by SIGTERM")
+                return
             result = (False, ExceptionInfo())
             leave = isinstance(exc, SystemExit)
         except BaseException as exc:
@@ -261,11 +267,23 @@ class Pool(BasePool):
         self._messages.queue.append(gone)
 
     def terminate_job(self, pid: int, signum: Any = None) -> None:
+        """Send the child a signal: what it does is what billiard's handler in the child does."""
         child = next((child for child in self._children if child.pid == pid), None)
-        if child is not None:
-            number = int(signum or signal.SIGTERM)
-            child.terminated = True
-            self.lose(child, -number, f"terminated by signal {number}")
+        if child is None:
+            return
+        number = int(signum or signal.SIGTERM)
+        parked = child.fiber is not None and child.fiber in self._simulation.waiting()
+        if number == _SOFT_TIMEOUT and parked:
+            assert child.fiber is not None
+            self._simulation.throw(child.fiber, SoftTimeLimitExceeded())
+            return
+        child.terminated = True
+        if number == signal.SIGTERM and parked:
+            # The task is unwound: its `finally` runs, and whatever it does there takes effect.
+            assert child.fiber is not None
+            self._simulation.throw(child.fiber, SystemExit(-(256 - number)))
+        else:
+            self.lose(child, -number, f"killed by signal {number}")
 
     # -- size and end
 

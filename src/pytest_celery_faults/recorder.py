@@ -6,12 +6,13 @@ import traceback as tracebacks
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import signals
 from celery.exceptions import Reject, Retry
+from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
 from .broker import decode_arguments, is_task
@@ -131,7 +132,7 @@ class Recorder:
         headers = payload["headers"]
         task, task_id = headers["task"], headers["id"]
         args, kwargs = decode_arguments(payload)
-        eta = datetime.fromisoformat(headers["eta"]) if headers.get("eta") else None
+        eta = _eta(headers)
         now = self._simulation.clock.utc()
         retries = headers.get("retries") or 0
         event = self.timeline.record(
@@ -392,6 +393,14 @@ class Recorder:
 def _queue_of(payload: Mapping[str, Any]) -> str:
     info = (payload.get("properties") or {}).get("delivery_info") or {}
     return info.get("routing_key") or info.get("exchange") or ""
+
+
+def _eta(headers: Mapping[str, Any]) -> datetime | None:
+    try:
+        eta = maybe_iso8601(headers.get("eta"))
+    except (TypeError, ValueError):  # the worker will refuse the message; it was published all the same
+        return None
+    return eta if eta is None or eta.tzinfo is not None else eta.replace(tzinfo=timezone.utc)
 
 
 def _format(exception: BaseException) -> str:
