@@ -321,9 +321,17 @@ class Pool(BasePool):
         self._close_file()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: the children are killed."""
+        """Cold shutdown: the children get SIGTERM, and SIGKILL if that was not enough."""
+        fibers = [child.fiber for child in self._children if child.fiber is not None]
+        for child in list(self._children):
+            if child.fiber is not None and not child.terminated:
+                self.terminate_job(child.pid)
+        self._simulation.wait(
+            "the children to take notice of SIGTERM",
+            ready=lambda: not any(self._simulation.is_about_to_raise(fiber) for fiber in fibers),
+        )
         for child in self._children:
-            if child.job is not None:
+            if child.fiber is not None:
                 self._kill(child, "cold shutdown")
         self._close_file()
 

@@ -250,6 +250,11 @@ class Simulation:
         """Make the wait of a parked fiber raise ``exception``."""
         self._waiting[fiber].exception = exception
 
+    def is_about_to_raise(self, fiber: Fiber) -> bool:
+        """Whether ``throw`` was called and the fiber has not run since."""
+        wait = self._waiting.get(fiber)
+        return fiber in self._ready or (wait is not None and wait.exception is not None)
+
     def abort(self, exception: BaseException) -> None:
         """Make the test's wait raise ``exception`` at the next switch."""
         self._escaped = exception.error if isinstance(exception, PassThrough) else exception
