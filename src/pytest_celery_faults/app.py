@@ -83,6 +83,9 @@ class Adoption:
         # registered after the test: a module is imported once in a process.
         app.loader.import_default_modules()
         app.finalize()
+        # Made once for an app, and kept by multiprocessing's registry: made for each test they would pile up there.
+        app._ensure_after_fork()
+        _ = app.amqp, app.control
         self._modules = set(sys.modules)
         remember = self._undo.callback
         for other in list(_state._get_active_apps()):

@@ -31,7 +31,7 @@ _EPOCH = _real_datetime(1970, 1, 1)
 
 _FUNCTIONS = (
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns",
-    "localtime", "gmtime", "ctime", "strftime", "sleep",
+    "localtime", "gmtime", "asctime", "ctime", "strftime", "sleep",
 )  # fmt: skip
 _REAL = {name: getattr(_time, name) for name in _FUNCTIONS}
 
@@ -96,6 +96,9 @@ class _Shown:
                 seconds = clock.time()
             return cast(_time.struct_time, real["gmtime"](seconds))
 
+        def asctime(t: Any = None) -> str:
+            return cast(str, real["asctime"](localtime() if t is None else t))
+
         def ctime(seconds: float | None = None) -> str:
             if seconds is None and ident() == owner:
                 seconds = clock.time()
@@ -116,7 +119,7 @@ class _Shown:
 
         functions: tuple[Callable[..., Any], ...] = (
             time, time_ns, monotonic, monotonic_ns, perf_counter, perf_counter_ns,
-            localtime, gmtime, ctime, strftime, sleep, give_way,
+            localtime, gmtime, asctime, ctime, strftime, sleep, give_way,
         )  # fmt: skip
         self.functions = {function.__name__: function for function in functions}
 
@@ -261,9 +264,10 @@ class Freeze:
         self._undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._before: set[str] = set()
         self.active = False
+        self._over = False
 
     def start(self) -> None:
-        if self.active:
+        if self.active or self._over:
             return
         self.active = True
         _scan()
@@ -330,6 +334,11 @@ class Freeze:
                 copyreg.dispatch_table.pop(_real_datetime, None)
                 copyreg.dispatch_table.pop(_real_date, None)
         self._restore_new_modules()
+
+    def finish(self) -> None:
+        """Stop for good: the end of a block in real time does not start it again."""
+        self._over = True
+        self.stop()
 
     def _restore_new_modules(self) -> None:
         """Give the real names to modules that were loaded meanwhile and bound the shown ones."""

@@ -169,7 +169,7 @@ class Harness:
         watchdog.watch(simulation, options.stall_timeout, self.timeline)
         stack.callback(watchdog.unwatch)
         self._freeze.start()
-        stack.callback(self._freeze.stop)
+        stack.callback(self._freeze.finish)
 
     def _replace_names(self) -> None:
         harness = self
@@ -307,6 +307,9 @@ class Harness:
         self.simulation.close()
         self._cut_connections()
         self.server.files.clear()
+        self.simulation.let_go()
+        self.worker.let_go()
+        vars(self.injector).clear()
 
     # -- connections
 

@@ -39,6 +39,21 @@ class Child:
         self.job: Any = None
         self.fiber: Fiber | None = None
         self.terminated = False
+        self._killed: list[Any] = []
+
+    def kill(self, simulation: Simulation) -> None:
+        """SIGKILL: none of its code runs any more."""
+        assert self.fiber is not None
+        simulation.kill(self.fiber)
+        _purge_stacks(self.fiber)
+        self._killed.append(self.job)
+        self.fiber = None
+
+    def let_go(self) -> None:
+        """Drop what leads from the stack of a killed task, which stays, to the worker, which need not."""
+        for job in [*self._killed, self.job]:
+            if job is not None:
+                job.__dict__.clear()
 
 
 def process_of(fiber: Fiber) -> int:
@@ -73,6 +88,7 @@ class Pool(BasePool):
         self.server.files[self._messages.number] = self._messages
         self._pids = itertools.count(_FIRST_PID)
         self._children: list[Child] = []
+        self._replaced: list[Child] = []
         self._timers: dict[int, Any] = {}
         self._backlog: deque[tuple[Any, Any, Any, Any]] = deque()
         self._semaphore = self.options.get("semaphore")
@@ -235,14 +251,14 @@ class Pool(BasePool):
     def _kill(self, child: Child, why: str) -> None:
         """SIGKILL: none of the child's code runs any more."""
         if child.fiber is not None:
-            self._simulation.kill(child.fiber)
-            _purge_stacks(child.fiber)
+            child.kill(self._simulation)
             self.timeline.record(happened.KILLED, task_id=child.job.correlation_id, detail=why)
-        child.fiber = None
 
     def _replace(self, child: Child) -> None:
         child.job = None
         self._children.remove(child)
+        if child._killed:
+            self._replaced.append(child)
         self._new_child()
         if self._semaphore is not None:
             self._semaphore.release()
@@ -334,6 +350,14 @@ class Pool(BasePool):
             if child.fiber is not None:
                 self._kill(child, "cold shutdown")
         self._close_file()
+
+    def let_go(self) -> None:
+        """Drop all that the pool leads to, for the same reason as `Child.let_go`."""
+        for child in {*self._children, *self._replaced}:
+            child.let_go()
+        self.__dict__.clear()
+        for name in ("server", "timeline"):
+            delattr(type(self), name)
 
     def _close_file(self) -> None:
         self.server.files.pop(self._messages.number, None)

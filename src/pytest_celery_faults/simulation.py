@@ -108,6 +108,13 @@ class Watcher(Protocol):
     def leaving(self, fiber: Fiber) -> None: ...
 
 
+class _Nobody:
+    def entering(self, fiber: Fiber) -> None:
+        pass
+
+    leaving = entering
+
+
 class Simulation:
     """Runs fibers on one thread, on the time of ``clock``."""
 
@@ -269,10 +276,13 @@ class Simulation:
 
     def kill(self, fiber: Fiber) -> None:
         """Never resume a fiber again, as SIGKILL would: none of its code runs any more."""
-        self._waiting.pop(fiber, None)
+        wait = self._waiting.pop(fiber, None)
+        if wait is not None:
+            wait.ready = wait.due = None
         if fiber in self._ready:
             self._ready.remove(fiber)
         if fiber.greenlet:  # started and not dead
+            fiber.greenlet.parent = self.test.greenlet
             _NEVER_COLLECTED.append(fiber.greenlet)
 
     def close(self) -> None:
@@ -292,7 +302,16 @@ class Simulation:
             self._enter(fiber)
         self._ready.clear()
         self._waiting.clear()
+        if self._scheduler and not self._scheduler.dead:
+            # Let it come to its end: the stack of a killed fiber refers to it, so it would stay as well.
+            self._scheduler.parent = greenlet.getcurrent()
+            self._scheduler.switch()
         self._scheduler = None
+
+    def let_go(self) -> None:
+        """Drop what leads to the rest of the test: the stack of a killed task refers to this object for ever."""
+        self._explain = list
+        self._watcher = _Nobody()
 
     # -- the scheduler
 
@@ -314,7 +333,7 @@ class Simulation:
         return wait.woken
 
     def _schedule(self) -> None:
-        while True:
+        while not self.closing:
             self._run_until_test_goes_on()
             self.test.greenlet.switch()
 

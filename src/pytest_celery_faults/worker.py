@@ -16,6 +16,7 @@ from celery.worker import state
 from . import timeline as happened
 from .clock import microseconds
 from .errors import FaultTypeError, FaultValueError, WorkerDiedError
+from .pool import Pool
 from .simulation import WORKER_RANK, Fiber
 from .timeline import Event
 
@@ -106,6 +107,8 @@ class WorkerControl:
         self._fiber: Fiber | None = None
         self._instance: Worker | None = None
         self._stopped = False
+        self._past: list[Worker] = []
+        self._crashed: list[Worker] = []
 
     # -- driving
 
@@ -210,9 +213,26 @@ class WorkerControl:
             return
         self._harness.timeline.record(happened.WORKER, detail="crash")
         self._harness.kill_worker(self._fiber)
+        if self._instance is not None:
+            self._crashed.append(self._instance)
         self._ended()
 
+    def let_go(self) -> None:
+        """Drop what the stacks of killed fibers lead to; at the end of the test."""
+        for instance in [*self._past, self._instance]:
+            pool = getattr(instance, "pool", None)
+            if isinstance(pool, Pool):
+                pool.let_go()
+        for instance in self._crashed:
+            for part in (instance.consumer, instance.hub, instance.timer, instance):
+                part.__dict__.clear()
+        self._past.clear()
+        self._crashed.clear()
+        self._instance = None
+
     def _ended(self) -> None:
+        if self._instance is not None:
+            self._past.append(self._instance)
         self._fiber = self._instance = None
         self._stopped = True
         self._harness.forget_worker_state()
