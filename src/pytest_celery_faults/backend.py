@@ -14,7 +14,6 @@ from celery.backends.base import MESSAGE_BUFFER_MAX, pending_results_t
 from celery.utils.collections import BufferMap
 from vine import promise
 
-from .errors import WaitNeverEndsError
 from .memory import Client, Server, pool_options
 
 
@@ -60,11 +59,12 @@ class ResultConsumer(celery_redis.ResultConsumer):
         self.drainer = Drainer(self)
 
     def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
+        fiber = self.backend.server.simulation.current
+        outer, fiber.purpose = fiber.purpose, lambda: self.backend.describe(result)
         try:
             yield from super()._wait_for_pending(result, **kwargs)
-        except WaitNeverEndsError as error:
-            # The wait was for a message on a connection; people wait for a result.
-            raise error.said_of(self.backend.describe(result)) from None
+        finally:
+            fiber.purpose = outer
 
     def drain_events(self, timeout: float | None = None) -> None:
         with self.reconnect_on_error():

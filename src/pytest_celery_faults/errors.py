@@ -38,10 +38,6 @@ class WaitNeverEndsError(CeleryFaultsError, AssertionError):
         self.what = what
         self.why = why
 
-    def said_of(self, what: str) -> WaitNeverEndsError:
-        """The same, where ``what`` says better what was waited for."""
-        return WaitNeverEndsError(what, self.why)
-
     def __str__(self) -> str:
         return f"waiting for {self.what} can never end: {self.why}"
 

@@ -108,7 +108,7 @@ class _Shown:
             return cast(str, real["strftime"](format, localtime() if t is None else t))
 
         def sleep(seconds: float) -> None:
-            if simulation.here:
+            if simulation.here and not simulation.closing:
                 simulation.sleep(seconds)
             else:
                 real["sleep"](seconds)

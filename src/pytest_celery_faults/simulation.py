@@ -82,7 +82,7 @@ class Wait:
 class Fiber:
     """A greenlet that the simulation can park and resume."""
 
-    __slots__ = ("data", "greenlet", "join_blocks", "name", "rank", "wait")
+    __slots__ = ("data", "greenlet", "join_blocks", "name", "purpose", "rank", "wait")
 
     def __init__(self, name: str, rank: int, data: Any = None) -> None:
         self.name = name
@@ -90,6 +90,8 @@ class Fiber:
         self.data = data
         self.greenlet: greenlet.greenlet = greenlet.getcurrent()
         self.wait: Wait | None = None
+        #: Says what it waits for in the end, where the wait itself is for a message on some connection.
+        self.purpose: Callable[[], str] | None = None
         # Celery's `task_join_will_block`, which is true wherever a worker runs.
         self.join_blocks = rank != TEST_RANK
 
@@ -140,8 +142,8 @@ class Simulation:
 
     @property
     def here(self) -> bool:
-        """Whether the calling thread is the simulation's."""
-        return threading.get_ident() == self.thread_id and not self.closing
+        """Whether the calling thread is the simulation's, so that it must not wait for real."""
+        return threading.get_ident() == self.thread_id
 
     # -- what a fiber calls
 
@@ -388,7 +390,8 @@ class Simulation:
             return True
         if self._until_idle and not self.waiting_tasks():
             return False
-        test_wait.exception = WaitNeverEndsError(test_wait.what, self._reasons())
+        what = self.test.purpose() if self.test.purpose is not None else test_wait.what
+        test_wait.exception = WaitNeverEndsError(what, self._reasons())
         return False
 
     def waiting_tasks(self) -> list[Fiber]:
@@ -397,6 +400,6 @@ class Simulation:
     def _reasons(self) -> str:
         reasons = self._explain()
         for fiber in self.waiting_tasks():
-            wait = self._waiting[fiber]
-            reasons.append(f"{fiber.name} waits for {wait.what}")
+            what = fiber.purpose() if fiber.purpose is not None else self._waiting[fiber].what
+            reasons.append(f"{fiber.name} waits for {what}")
         return "; ".join(reasons) or "no message is in any queue, no timer is set and no task runs"

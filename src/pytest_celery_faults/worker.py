@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ class _Strategies(dict[str, Any]):
 
     consumer: Any
     on_build: Callable[[Any], None]
+    #: The time limits of each task when the worker began to consume. Celery reads them then; what the control
+    #: command ``time_limit`` changes later does not reach the running worker.
+    limits: dict[str, tuple[Any, Any]]
 
     def __missing__(self, name: str) -> Any:
         consumer = self.consumer
@@ -43,7 +47,12 @@ class _Strategies(dict[str, Any]):
         task = tasks[name]
         self.on_build(task)
         consumer.task_buckets[name] = consumer.bucket_for_task(task)
-        self[name] = task.start_strategy(consumer.app, consumer)
+        now = task.time_limit, task.soft_time_limit
+        task.time_limit, task.soft_time_limit = self.limits.get(name, now)
+        try:
+            self[name] = task.start_strategy(consumer.app, consumer)
+        finally:
+            task.time_limit, task.soft_time_limit = now
         task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         return self[name]
 
@@ -56,7 +65,9 @@ class _ConsumerMixin:
 
     def update_strategies(self) -> None:
         strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
+        tasks = self.app.tasks  # type: ignore[attr-defined]
         strategies.consumer = self
+        strategies.limits = {name: (task.time_limit, task.soft_time_limit) for name, task in tasks.items()}
         strategies.on_build = self.on_build
         strategies.clear()
 
@@ -137,7 +148,7 @@ class WorkerControl:
         """
         if isinstance(span, bool) or not isinstance(span, (int, float, timedelta)):
             raise FaultTypeError(f"advance() takes seconds or a timedelta, not {span!r}")
-        if isinstance(span, float) and (span != span or span == float("inf")):
+        if isinstance(span, float) and not math.isfinite(span):
             raise FaultValueError(f"advance({span!r}): that is no length of time")
         span_us = microseconds(span)
         if span_us < 0:
@@ -193,7 +204,6 @@ class WorkerControl:
             self._cancel_before_cold_shutdown(instance)
         self._simulation.throw(fiber, WorkerShutdown(0) if warm else WorkerTerminate(0))
         self._simulation.run_now("the worker to shut down", lambda: not fiber.alive)
-        self._ended()
 
     def _cancel_before_cold_shutdown(self, instance: Worker) -> None:
         """What Celery's handler of SIGQUIT does in the main process: see celery.apps.worker.on_cold_shutdown."""
@@ -257,6 +267,7 @@ class WorkerControl:
         # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.
         self._instance = instance = self._harness.build_worker()
         instance.start()
+        self._ended()
         if instance.failure is not None:
             raise WorkerDiedError(f"the worker died: {instance.failure!r}") from instance.failure
 
