@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import billiard.pool
@@ -14,7 +14,7 @@ from celery import Celery, _state, signals
 from celery.app import trace
 from celery.app.task import Task as CeleryTask
 from celery.utils.dispatch import Signal
-from celery.utils.imports import symbol_by_name
+from celery.utils.imports import import_from_cwd
 from celery.worker import state as worker_state
 
 from .errors import AppError, nearest
@@ -29,33 +29,38 @@ _OVERRIDES: dict[str, Any] = {
 }
 
 
-def find_app(path: str) -> Celery:
-    """The app that ``celery -A path`` would use.
+def find_app(path: str, option: str) -> Celery:
+    """The app that ``celery -A path`` would use; ``option`` is where the path was given.
 
     Raises:
         AppError: the path does not import, or leads to no Celery app.
     """
     from celery.app.utils import find_app as celery_find_app
 
+    module_name, colon, attribute = path.partition(":")
     try:
+        module = import_from_cwd(module_name) if colon else None
+        if module is not None and not hasattr(module, attribute):
+            apps = sorted(name for name, value in vars(module).items() if isinstance(value, Celery))
+            raise AppError(
+                f"{option}={path}: the module {module_name} has no attribute {attribute!r}{nearest(attribute, apps)} "
+                f"Apps there: {', '.join(apps) or 'none'}"
+            )
         found = celery_find_app(path)
     except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if module_name != missing and not module_name.startswith(f"{missing}."):
+            raise  # the application's own module imports something that is not there
         raise AppError(
-            f"--celery-faults-app={path}: there is no module {error.name!r}{nearest(str(error.name), sys.modules)} "
+            f"{option}={path}: there is no module {missing!r}{nearest(missing, sys.modules)} "
             "Write it as for `celery -A`: package.module:attribute"
         ) from None
     except AttributeError:
-        with suppress(ImportError):
-            module = symbol_by_name(path.partition(":")[0])
-            apps = sorted(name for name, value in vars(module).items() if isinstance(value, Celery))
-            attribute = path.partition(":")[2] or path.rpartition(".")[2]
-            raise AppError(
-                f"--celery-faults-app={path}: {module.__name__} has no Celery app {attribute!r}"
-                f"{nearest(attribute, apps)} Apps there: {', '.join(apps) or 'none'}"
-            ) from None
-        raise
+        if colon:
+            raise
+        raise AppError(f"{option}={path}: there is no Celery app in it. Write package.module:attribute") from None
     if not isinstance(found, Celery):
-        raise AppError(f"--celery-faults-app={path}: that is {found!r}, not a Celery application")
+        raise AppError(f"{option}={path}: that is {found!r}, not a Celery application")
     return found
 
 
@@ -94,6 +99,7 @@ class Adoption:
         self._lay_over(conf)
         self._copy_amqp()
         self._remember_tasks()
+        self._take_away_own_backends()
         self._apply_to_bound_tasks(conf)
         self._remember_process_state()
         app.set_current()
@@ -148,8 +154,10 @@ class Adoption:
         for cached in ("queues", "routes", "router", "send_task_message", "create_task_message"):
             mine.__dict__.pop(cached, None)
         if "queues" in original.__dict__:
-            mine.__dict__["queues"] = copy.copy(original.queues)
-            mine.__dict__["queues"]._consume_from = None
+            mine.__dict__["queues"] = queues = copy.copy(original.queues)
+            for name, value in list(vars(queues).items()):
+                if isinstance(value, dict):
+                    vars(queues)[name] = dict(value)
         mine._producer_pool = None
         app.__dict__["amqp"] = mine
 
@@ -172,6 +180,16 @@ class Adoption:
                     _state._on_app_finalizers.discard(finalizer)
 
         self._undo.callback(restore)
+
+    def _take_away_own_backends(self) -> None:
+        """A backend given to ``@app.task(backend=...)`` stands in the task's class, before the property of Celery's."""
+        for task in self.app._tasks.values():
+            for owner in type(task).__mro__:
+                if owner is CeleryTask:
+                    break
+                if "backend" in vars(owner):
+                    self._undo.callback(setattr, owner, "backend", vars(owner)["backend"])
+                    delattr(owner, "backend")
 
     def _apply_to_bound_tasks(self, conf: dict[str, Any]) -> None:
         """Let the test's settings reach tasks that took theirs from the app's configuration when they were bound.

@@ -36,12 +36,12 @@ def celery_faults_app(request: pytest.FixtureRequest) -> Celery:
     """The Celery application under test; override it to name another one."""
     from .app import current_app_with_tasks, find_app
 
-    path = request.config.stash[options.STASH_KEY].app
-    if path is not None:
+    run = request.config.stash[options.STASH_KEY]
+    if run.app is not None:
         try:
-            return find_app(path)
+            return find_app(run.app, run.app_option)
         except CeleryFaultsError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
     if request._fixturemanager.getfixturedefs("celery_app", request.node):
         return request.getfixturevalue("celery_app")
     app = current_app_with_tasks()
@@ -81,7 +81,7 @@ def _build(request: pytest.FixtureRequest, item: pytest.Item) -> Harness:
                 harness.add(plan)
         except CeleryFaultsError as error:
             harness.close()
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
     return harness
 
 

@@ -188,9 +188,10 @@ def _functions(namespace: dict[str, Any], module_name: str) -> list[types.Functi
     """The functions of a module and the methods of its classes."""
     found: list[types.FunctionType] = []
     for value in list(namespace.values()):
-        if isinstance(value, types.FunctionType):
+        # Not isinstance: it asks a lazy object for its class, which wakes it.
+        if type(value) is types.FunctionType:
             found.append(value)
-        elif isinstance(value, type) and value.__module__ == module_name:
+        elif issubclass(type(value), type) and value.__module__ == module_name:
             found += [f for f in vars(value).values() if isinstance(f, types.FunctionType)]
     return found
 

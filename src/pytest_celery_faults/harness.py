@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, _state
 from celery.worker import state as worker_state
+from kombu import Queue
 from kombu.utils.url import parse_url
 
 from . import replaced
@@ -90,9 +91,11 @@ def make_options(values: dict[str, Any]) -> Options:
         raise FaultTypeError(f"celery_faults(dlq={dlq!r}): the name of a queue, or None")
     for name, kind in (("queues", str), ("apps", Celery)):
         if checked.get(name) is not None:
-            members = [checked[name]] if isinstance(checked[name], (str, Celery)) else list(checked[name])
-            if not all(isinstance(member, kind) for member in members):
-                raise FaultTypeError(f"celery_faults({name}={checked[name]!r}): a list of {kind.__name__}")
+            value = checked[name]
+            members = [value] if isinstance(value, (str, Celery)) else value
+            if not isinstance(members, (list, tuple, set)) or not all(isinstance(member, kind) for member in members):
+                what = "names" if kind is str else "Celery applications"
+                raise FaultTypeError(f"celery_faults({name}={value!r}): a list of {what}")
             checked[name] = tuple(members)
     return Options(**checked)
 
@@ -176,6 +179,7 @@ class Harness:
 
         def get_transport_cls(original: Any) -> Any:
             def get_transport_cls(connection: Any) -> Any:
+                __tracebackhide__ = True
                 harness._check_url(connection)
                 return harness._transport
 
@@ -239,7 +243,6 @@ class Harness:
 
     def build_worker(self) -> Worker:
         app, options = self.app, self._options
-        queues, excluded = self._queues()
         pool = type("Pool", (Pool,), {"server": self.server, "timeline": self.timeline})
         return Worker(
             app=app,
@@ -248,8 +251,7 @@ class Harness:
             pool=pool,
             concurrency=options.concurrency,
             consumer_cls=consumer_class(app.conf.worker_consumer, self.injector.wrap),
-            queues=queues,
-            exclude_queues=excluded,
+            queues=self._queues(),
             use_eventloop=True,
             without_heartbeat=True,
             without_mingle=True,
@@ -257,21 +259,25 @@ class Harness:
             loglevel="WARN",
         )
 
-    def _queues(self) -> tuple[list[str] | None, list[str]]:
+    def _queues(self) -> list[str]:
         """What to consume: all that the app declares or its tasks name, but for the dead-letter queue."""
         options, app = self._options, self.app
         if options.queues is not None:
-            return list(options.queues), []
+            return list(options.queues)
         queues = app.amqp.queues
-        named = [getattr(task, "queue", None) for task in app.tasks.values()]
+        named: list[Any] = [getattr(task, "queue", None) for task in app.tasks.values()]
         routes = app.conf.task_routes
         if isinstance(routes, dict):
             named += [route.get("queue") if isinstance(route, dict) else route for route in routes.values()]
+        names = dict.fromkeys(queues.consume_from)
         for queue in named:
-            name = getattr(queue, "name", queue)
-            if isinstance(name, str) and name not in queues and queues.create_missing:
-                queues.add(queue) if not isinstance(queue, str) else queues[name]
-        return None, [options.dlq] if options.dlq is not None else []
+            if isinstance(queue, Queue):
+                names[queues.add(queue).name] = None
+            elif isinstance(queue, str) and (queue in queues or queues.create_missing):
+                names[queues[queue].name] = None
+        if options.dlq is not None:
+            names.pop(options.dlq, None)
+        return list(names)
 
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
@@ -320,6 +326,7 @@ class Harness:
                 yield from (one or "").split(";")
 
     def _check_url(self, connection: Any) -> None:
+        __tracebackhide__ = True
         location = _location_of(connection)
         if location in self._urls or any(_location(url) in self._urls for url in connection.alt or ()):
             return
@@ -397,31 +404,32 @@ class Harness:
             raise
 
 
-def _location(url: str) -> tuple[str, str, int | None, str]:
-    """Scheme, host, port and database of a broker URL, so that two spellings of one broker are equal."""
-    if not url:
-        url = "amqp://"
-    parts = parse_url(url)
-    scheme = parts["transport"] or "amqp"
-    port = parts["port"] or {"redis": 6379, "rediss": 6379, "amqp": 5672, "pyamqp": 5672}.get(scheme)
-    vhost = parts["virtual_host"] or "/"
-    return _FAMILY.get(scheme, scheme), parts["hostname"] or "localhost", port, vhost.strip("/") or "0"
-
-
 _FAMILY = {"rediss": "redis", "pyamqp": "amqp", "librabbitmq": "amqp", "amqps": "amqp"}
+_PORTS = {"redis": 6379, "amqp": 5672}
+
+_Location = tuple[str, str, "int | None", str]
 
 
-def _location_of(connection: Any) -> tuple[str, str, int | None, str]:
+def _location(url: str) -> _Location:
+    """Family, host, port and database of a broker URL, so that two spellings of one broker are equal."""
+    parts = parse_url(url or "amqp://")
+    return _normal(parts["transport"] or "amqp", parts["hostname"], parts["port"], parts["virtual_host"])
+
+
+def _location_of(connection: Any) -> _Location:
     scheme = connection.transport_cls
     if not isinstance(scheme, str):
         scheme = getattr(scheme, "driver_type", "unknown")
+    return _normal(scheme, connection.hostname, connection.port, connection.virtual_host)
+
+
+def _normal(scheme: str, host: str | None, port: int | None, vhost: Any) -> _Location:
     family = _FAMILY.get(scheme, scheme)
-    port = connection.port or {"redis": 6379, "amqp": 5672}.get(family)
-    vhost = str(connection.virtual_host or "/")
-    return family, connection.hostname or "localhost", port, vhost.strip("/") or "0"
+    usual = _PORTS.get(family)
+    return family, host or "localhost", (port or usual) if usual else None, str(vhost or "/").strip("/") or "0"
 
 
-def _readable(location: tuple[str, str, int | None, str]) -> str:
+def _readable(location: _Location) -> str:
     scheme, host, port, vhost = location
     return f"{scheme}://{host}{f':{port}' if port else ''}/{vhost}"
 

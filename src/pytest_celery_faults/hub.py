@@ -234,6 +234,10 @@ class Hub(KombuHub):
         ready, self._ready = self._ready, OrderedSet()
         return ready
 
+    def fire_timers(self, *args: Any, **kwargs: Any) -> Any:
+        self.timer.release_housekeeping()
+        return super().fire_timers(*args, **kwargs)
+
     def has_work(self) -> bool:
         """Whether something was called soon; kombu's loop would see it within a second, this one at once."""
         return bool(self._ready)

@@ -79,8 +79,9 @@ def plan(*args: Any, **options: Any) -> Plan:
             raise FaultTypeError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
         if times < 1:
             raise FaultValueError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
-    at = options.get("at") or "start"
-    if at not in POINTS:
+    at = options.get("at")
+    at = "start" if at is None else at
+    if not isinstance(at, str) or at not in POINTS:
         raise FaultValueError(f"at={at!r}: choose one of {', '.join(POINTS)}{nearest(str(at), POINTS)}")
     required = options.get("required", True)
     if not isinstance(required, bool):
@@ -179,6 +180,7 @@ class Injector:
 
     def check_tasks(self, what: Plan, known: Iterable[str]) -> None:
         """Raise when a plan names tasks that no app knows, or a limit that none of them has."""
+        __tracebackhide__ = True
         names = list(known)
         for pattern in what.tasks or ():
             if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
@@ -190,6 +192,7 @@ class Injector:
 
     def check_limits(self, what: Plan, tasks: Mapping[str, Any]) -> None:
         """Raise when ``beyond`` names a limit that none of the named tasks has."""
+        __tracebackhide__ = True
         fault = what.fault
         if not isinstance(fault, Sleep) or fault.beyond is None or what.tasks is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,26 @@ def check(marks: Iterable[pytest.Mark]) -> None:
             message = str(error)
         else:
             continue
-        pytest.fail(f"@pytest.mark.{mark.name}: {message}", pytrace=False)
+        raise pytest.fail.Exception(f"@pytest.mark.{mark.name}: {message}", pytrace=False)
+
+
+def of_parameters(metafunc: pytest.Metafunc) -> Iterable[pytest.Mark]:
+    """The marks of single cases: ``pytest.param(..., marks=...)``."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        values = mark.args[1] if len(mark.args) > 1 else mark.kwargs.get("argvalues", ())
+        if isinstance(values, (list, tuple)):
+            for value in values:
+                for found in getattr(value, "marks", ()):
+                    yield getattr(found, "mark", found)
+
+
+def of_test_case(obj: object) -> Iterable[pytest.Mark]:
+    """The marks of the methods of a ``unittest.TestCase``, which pytest collects in a way of its own."""
+    unittest = sys.modules.get("unittest")
+    if unittest is None or not isinstance(obj, type) or not issubclass(obj, unittest.TestCase):
+        return
+    for method in vars(obj).values():
+        yield from getattr(method, "pytestmark", ())
 
 
 def plans(item: pytest.Item) -> list[Plan]:

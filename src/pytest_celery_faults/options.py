@@ -15,10 +15,11 @@ _LAST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class RunOptions:
-    """``armed``: do markers take effect; ``app``: the app's path or ``None``; ``seed``: of all chance in the run."""
+    """``armed``: do markers take effect; ``app``: the app's path or ``None``, and the option that named it."""
 
     armed: bool
     app: str | None
+    app_option: str
     seed: int
 
 
@@ -56,8 +57,10 @@ def read_options(config: pytest.Config) -> RunOptions:
     """
     flag = config.getoption("--celery-faults")
     armed = bool(flag) or _truth("celery_faults", str(config.getini("celery_faults") or ""))
-    app = config.getoption("--celery-faults-app") or config.getini("celery_faults_app") or None
-    return RunOptions(armed, app, _seed(config))
+    app = config.getoption("--celery-faults-app")
+    if app:
+        return RunOptions(armed, app, "--celery-faults-app", _seed(config))
+    return RunOptions(armed, config.getini("celery_faults_app") or None, "celery_faults_app", _seed(config))
 
 
 def _truth(key: str, value: str) -> bool:

@@ -46,6 +46,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     markers.check(metafunc.definition.iter_markers())
+    markers.check(markers.of_parameters(metafunc))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(obj: object) -> None:
+    markers.check(markers.of_test_case(obj))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -94,7 +100,18 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         try:
             harness.verify()
         except FaultNeverFiredError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # When another fixture's tear-down is interrupted, ours is not reached.
+        harness = item.stash.get(HARNESS, None)
+        if harness is not None:
+            harness.close()
 
 
 @pytest.hookimpl(wrapper=True)
