@@ -136,6 +136,13 @@ class Broker:
             return None
         return next(iter(self._orphans.values())) + round(self._channel.visibility_timeout * 1_000_000)
 
+    def _sweep_needed_from(self) -> int | None:
+        """The time before which a sweep for messages to restore would find none, if there is one."""
+        oldest = self._oldest_delivery()
+        if oldest is None or self.manners == RABBITMQ or self._channel is None:
+            return None
+        return oldest + round(self._channel.visibility_timeout * 1_000_000)
+
     def _oldest_delivery(self) -> int | None:
         return min((next(iter(held.values())) for held in (self._held, self._orphans) if held), default=None)
 
@@ -370,6 +377,18 @@ class Transport(kombu_redis.Transport):
             timer = getattr(self.cycle, name, None)
             if timer is not None:
                 timer.cancel()
+
+        sweep = getattr(self.cycle, "_restore_messages_tref", None)  # kombu before 5.7 does not keep it
+        if sweep is not None:
+            sweep.needed_from = self.broker._sweep_needed_from
+            sweep.left_out = self._sweeps_left_out
+
+    def _sweeps_left_out(self, count: int) -> None:
+        """kombu looks at every tenth sweep only, so those that found nothing to do count as well."""
+        for channel in self.cycle._channels:
+            if channel.active_queues:
+                channel.qos._vrestore_count += count
+                return
 
     def keep_bindings_alive(self) -> None:
         """A queue with ``x-expires`` is consumed: then kombu's refreshing of its bindings is needed after all."""

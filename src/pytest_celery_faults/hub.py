@@ -89,13 +89,19 @@ class Poller:
 
 
 class Entry(kombu_timer.Entry):
-    """A timer entry that knows whether it repeats for ever."""
+    """A timer entry that knows whether it repeats for ever: then `interval` is set, in microseconds.
 
-    __slots__ = ("repeats",)
+    An entry whose runs would do nothing for a while can say so: `needed_from` gives the time from which it is needed
+    (``None``: not at all for now), and `left_out` is told how many of its runs were left out.
+    """
+
+    __slots__ = ("interval", "left_out", "needed_from")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.repeats = False
+        self.interval: int | None = None
+        self.needed_from: Callable[[], int | None] | None = None
+        self.left_out: Callable[[int], None] | None = None
 
 
 class Timer(kombu_timer.Timer):
@@ -110,15 +116,15 @@ class Timer(kombu_timer.Timer):
         super().__init__(*args, **kwargs)
         self._housekeeping: list[tuple[int, int, Any]] = []
         self._clock = self.server.simulation.clock
-        self._repeating = False
+        self._repeating: int | None = None
         self._sequence = 0
 
-    def call_repeatedly(self, *args: Any, **kwargs: Any) -> Any:
-        self._repeating = True
+    def call_repeatedly(self, secs: float, *args: Any, **kwargs: Any) -> Any:
+        self._repeating = max(1, round(secs * 1_000_000))
         try:
-            return super().call_repeatedly(*args, **kwargs)
+            return super().call_repeatedly(secs, *args, **kwargs)
         finally:
-            self._repeating = False
+            self._repeating = None
 
     def enter_after(self, secs: float, entry: Any, priority: int = 0, **_: Any) -> Any:
         wait = float(secs)
@@ -130,10 +136,10 @@ class Timer(kombu_timer.Timer):
         return self._enter_at_us(entry, self._clock.from_monotonic(eta), priority)
 
     def _enter_at_us(self, entry: Any, due: int, priority: int) -> Any:
-        if self._repeating:
-            entry.repeats = True
+        if self._repeating is not None:
+            entry.interval = self._repeating
         self._sequence += 1
-        if getattr(entry, "repeats", False):
+        if getattr(entry, "interval", None) is not None:
             heapq.heappush(self._housekeeping, (due, self._sequence, entry))
         else:
             self._push(due, entry)
@@ -152,20 +158,48 @@ class Timer(kombu_timer.Timer):
         while keeping and keeping[0][2].canceled:
             heapq.heappop(keeping)
         must = self._clock.from_monotonic(queue[0].eta) if queue else None
-        may = keeping[0][0] if keeping else None
+        mays = [due for due in map(self._next_run, keeping) if due is not None]
+        may = min(mays) if mays else None
         redelivery = self.next_redelivery() if must is None and may is not None else None
         if redelivery is not None and may is not None:
             # The sweep that brings it back is housekeeping, which is to be done then: it is all that is left to do.
             must = max(redelivery, may)
         return must, may
 
+    @staticmethod
+    def _next_run(kept: tuple[int, int, Any]) -> int | None:
+        """When a repeating entry has to run next: its first turn at which it is needed."""
+        due, _, entry = kept
+        if entry.canceled:
+            return None
+        if entry.needed_from is None:
+            return due
+        needed = entry.needed_from()
+        if needed is None:
+            return None
+        turns = max(0, -((due - needed) // entry.interval))
+        return int(due + turns * entry.interval)
+
     def release_housekeeping(self) -> None:
         """Hand the repeating entries that are due now to kombu's own queue."""
         now = self._clock.now_us
         while self._housekeeping and self._housekeeping[0][0] <= now:
-            due, _, entry = heapq.heappop(self._housekeeping)
-            if not entry.canceled:
+            due, sequence, entry = heapq.heappop(self._housekeeping)
+            if entry.canceled:
+                continue
+            if entry.needed_from is None:
                 self._push(due, entry)
+                continue
+            run = self._next_run((due, sequence, entry))
+            is_now = run is not None and run <= now
+            # Of the turns up to now all are left out, but for the one that is needed now.
+            turns = (now - due) // entry.interval + (0 if is_now else 1)
+            if turns and entry.left_out is not None:
+                entry.left_out(turns)
+            if is_now:
+                self._push(due + turns * entry.interval, entry)
+            else:
+                heapq.heappush(self._housekeeping, (due + turns * entry.interval, sequence, entry))
 
     @property
     def queue(self) -> list[Any]:
