@@ -309,6 +309,7 @@ class Simulation:
             self._scheduler.parent = greenlet.getcurrent()
             self._scheduler.switch()
         self._scheduler = None
+        self.current = self.test
 
     def let_go(self) -> None:
         """Drop what leads to the rest of the test: the stack of a killed task refers to this object for ever."""

@@ -35,9 +35,6 @@ class _Strategies(dict[str, Any]):
 
     consumer: Any
     on_build: Callable[[Any], None]
-    #: The time limits of each task when the worker began to consume. Celery reads them then; what the control
-    #: command ``time_limit`` changes later does not reach the running worker.
-    limits: dict[str, tuple[Any, Any]]
 
     def __missing__(self, name: str) -> Any:
         consumer = self.consumer
@@ -47,12 +44,7 @@ class _Strategies(dict[str, Any]):
         task = tasks[name]
         self.on_build(task)
         consumer.task_buckets[name] = consumer.bucket_for_task(task)
-        now = task.time_limit, task.soft_time_limit
-        task.time_limit, task.soft_time_limit = self.limits.get(name, now)
-        try:
-            self[name] = task.start_strategy(consumer.app, consumer)
-        finally:
-            task.time_limit, task.soft_time_limit = now
+        self[name] = task.start_strategy(consumer.app, consumer)
         task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         return self[name]
 
@@ -65,9 +57,7 @@ class _ConsumerMixin:
 
     def update_strategies(self) -> None:
         strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
-        tasks = self.app.tasks  # type: ignore[attr-defined]
         strategies.consumer = self
-        strategies.limits = {name: (task.time_limit, task.soft_time_limit) for name, task in tasks.items()}
         strategies.on_build = self.on_build
         strategies.clear()
 

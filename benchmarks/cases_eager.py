@@ -1,0 +1,21 @@
+"""Contender: eager execution: a function call with Celery's tracing, without message, worker, broker or wait."""
+
+from workload import add, flaky
+
+
+def test_warm_up(repetition):
+    assert add.apply((repetition, 1)).get() == repetition + 1
+
+
+def test_one_task(repetition):
+    assert add.apply((repetition, 1)).get() == repetition + 1
+
+
+def test_round_trips(timed, trips):
+    assert add.apply((1, 2)).get() == 3
+    for number in range(trips):
+        assert timed(lambda: add.apply((number, 1)).get()) == number + 1  # noqa: B023  called at once
+
+
+def test_schedule(timed, repetition):
+    assert timed(lambda: flaky.apply().get()) == "done"

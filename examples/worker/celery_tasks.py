@@ -1,0 +1,99 @@
+"""The tasks."""
+
+import shutil
+import time
+from pathlib import Path
+
+from celery.exceptions import Reject, SoftTimeLimitExceeded
+
+from . import client
+from .app import app
+from .tasks_base import AutoRetryTask, JitteredAutoRetryTask, PatientAutoRetryTask
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+# -- retries
+
+
+@app.task(bind=True, default_retry_delay=30 * 60)
+def import_rates(self, day):
+    """Fetch the rates of a day; again in half an hour when the service is down, in a minute when it is only busy."""
+    try:
+        return client.fetch_rates(day)
+    except client.ServiceDownError as exc:
+        raise self.retry(exc=exc)  # noqa: B904 - Celery keeps the cause: it is the `exc` of the retry
+    except client.TooManyRequestsError as exc:
+        raise self.retry(exc=exc, countdown=60)  # noqa: B904
+
+
+@app.task(base=AutoRetryTask)
+def total(prices):
+    return sum(prices)
+
+
+@app.task(base=PatientAutoRetryTask)
+def total_of_year(prices):
+    return sum(prices)
+
+
+@app.task(base=JitteredAutoRetryTask)
+def total_of_branch(prices):
+    return sum(prices)
+
+
+# Its queue is "celery", which the setting `task_routes` says.
+@app.task(autoretry_for=(IOError,), max_retries=3, default_retry_delay=10)
+def archive(source, target):
+    """Copy a file to the archive, a network drive that comes and goes."""
+    return shutil.copyfile(source, target)
+
+
+# -- messages that cannot be worked
+
+
+@app.task(acks_late=True, time_limit=5)
+def book(order):
+    """Book an order. One without an id is nobody's: it is rejected, since no retry would make it better."""
+    if "id" not in order:
+        raise Reject("an order without an id", requeue=False)
+    return order["price"] * order["count"]
+
+
+# -- tasks that take long; `sleep` stands for the work
+
+
+@app.task(time_limit=5)
+def write_report(path):
+    """Write a report; it takes ten seconds, which is too long."""
+    report = Path(path)
+    report.write_text("half a report")
+    try:
+        time.sleep(10)
+    except BaseException:
+        # The time limit kills the process, so this does not see it.
+        report.unlink()
+        raise
+    report.write_text("a report")
+
+
+@app.task(soft_time_limit=4, time_limit=5)
+def write_report_or_nothing(path):
+    """The same, but what is half done is removed before the time limit strikes."""
+    report = Path(path)
+    report.write_text("half a report")
+    try:
+        time.sleep(10)
+    except SoftTimeLimitExceeded:
+        report.unlink()
+        raise
+    report.write_text("a report")
+
+
+@app.task
+def close_books(day):
+    time.sleep(10)
+    return f"{day} is closed"

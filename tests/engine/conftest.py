@@ -1,0 +1,72 @@
+"""What the tests of the engine share: an application of their own, and harnesses built by hand."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+
+import pytest
+from celery import Celery, _state
+
+from pytest_celery_faults.harness import Harness, make_options
+from pytest_celery_faults.watchdog import Watchdog
+
+# Nothing may listen at port 1: whatever got out of memory would fail.
+URL = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def bare_app():
+    """An application without tasks and without a harness around it; most tests define their tasks."""
+    default, current = _state.default_app, _state._tls.current_app
+    # Where tasks are kept that other applications get as well.
+    finalizers = set(_state._on_app_finalizers)
+    yield Celery("shop", broker=URL, backend=URL, set_as_current=False)
+    _state.default_app, _state._tls.current_app = default, current
+    _state._on_app_finalizers.intersection_update(finalizers)
+
+
+@pytest.fixture
+def celery_faults_app(bare_app):
+    return bare_app
+
+
+@pytest.fixture
+def app(celery_faults):
+    return celery_faults.app
+
+
+@pytest.fixture
+def build(bare_app):
+    """Builds a harness by hand, for what is before, between and after tests."""
+    watchdog = Watchdog()
+    numbers = itertools.count(1)
+    built = []
+
+    def build(app=bare_app, seed=0, **options):
+        harness = Harness(app, make_options(options), seed, f"test {next(numbers)}", watchdog)
+        built.append(harness)
+        return harness
+
+    yield build
+    for harness in built:
+        harness.close()
+    watchdog.stop()
+
+
+@pytest.fixture
+def hang_is_failure():
+    """Interrupts a test that hangs in real time."""
+
+    def interrupt(*_):
+        pytest.fail("it hung")
+
+    previous = signal.signal(signal.SIGUSR2, interrupt)
+    timer = threading.Timer(10, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR2))
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+    timer.join()
+    signal.signal(signal.SIGUSR2, previous)

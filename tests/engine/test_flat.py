@@ -1,0 +1,134 @@
+"""Many tests in one process: nothing is left of any of them.
+
+Measured in a process of its own, where nothing but the harness keeps anything: pytest keeps log records.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import gc, json, logging, os, sys, threading, time, tracemalloc
+
+import greenlet
+from celery import Celery
+
+from pytest_celery_faults import replaced
+from pytest_celery_faults.harness import Harness, make_options
+from pytest_celery_faults.watchdog import Watchdog
+
+logging.disable(logging.CRITICAL)
+URL = "redis://127.0.0.1:1/0"
+app = Celery("shop", broker=URL, backend=URL)
+watchdog = Watchdog()
+
+
+@app.task(name="shop.add")
+def add(x, y):
+    return x + y
+
+
+@app.task(name="shop.slow", time_limit=5)
+def slow():
+    time.sleep(10)
+
+
+def run(number, task, *args):
+    harness = Harness(app, make_options({}), 0, f"test {number}", watchdog)
+    try:
+        result = app.tasks[task].delay(*args)
+        harness.worker.drain()
+        return result.state
+    finally:
+        harness.close()
+
+
+def greenlets():
+    return sum(1 for thing in gc.get_objects() if isinstance(thing, greenlet.greenlet) and not thing.dead)
+
+
+def bound(module):
+    return {name: id(value) for name, value in vars(module).items()}
+
+
+def surroundings():
+    import datetime
+
+    return {
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None,
+        "replaced": [id(vars(what.owner)[what.name]) for what in replaced.ALL],
+        "time": bound(time),
+        "datetime": bound(datetime),
+        "greenlets": greenlets(),
+        "tasks": sorted(app.tasks),
+    }
+
+
+def blocks():
+    gc.collect()
+    return sys.getallocatedblocks()
+"""
+
+#: By then all caches are filled.
+PASSING = """
+tests, warm = 1000, 300
+run(0, "shop.add", 1, 2)
+first = surroundings()
+states = {}
+for number in range(tests):
+    if number == warm:
+        before = blocks()
+    state = run(number, "shop.add", number, 2)
+    states[state] = states.get(state, 0) + 1
+grown = blocks() - before
+print(json.dumps({
+    "states": states, "first": first, "last": surroundings(), "blocks": grown / (tests - warm),
+}))
+"""
+
+KILLED = """
+tests, warm = 100, 25
+run(0, "shop.add", 1, 2)
+# The main greenlet is made when somebody first asks for it.
+main = greenlet.getcurrent()
+gc.collect()
+start = greenlets()
+tracemalloc.start()
+states = {}
+for number in range(tests):
+    if number == warm:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+    state = run(number, "shop.slow")
+    states[state] = states.get(state, 0) + 1
+gc.collect()
+grown = tracemalloc.get_traced_memory()[0] - before
+print(json.dumps({"states": states, "greenlets": greenlets() - start, "bytes": grown / (tests - warm)}))
+"""
+
+
+def measure(what):
+    done = subprocess.run([sys.executable, "-c", SCRIPT + what], capture_output=True, text=True, timeout=240)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_thousand_tests_leave_nothing():
+    found = measure(PASSING)
+    assert found["states"] == {"SUCCESS": 1000}
+    assert found["last"] == found["first"]
+    assert found["last"]["threads"] == ["MainThread", "celery-faults watchdog"]
+    # Half of the tests keeping one single object would be as much.
+    assert found["blocks"] < 0.5
+
+
+def test_a_killed_task_costs_little(record_property):
+    """A killed greenlet must never be collected, or its `finally` would run: it stays, with its stack."""
+    found = measure(KILLED)
+    record_property("bytes_per_killed_task", found["bytes"])
+    assert found["states"] == {"FAILURE": 100}
+    assert found["greenlets"] == 100, f"and {found['bytes']:.0f} bytes for each"
+    assert found["bytes"] < 40_000

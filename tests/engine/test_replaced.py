@@ -1,0 +1,128 @@
+"""Each name of Celery's and kombu's that is replaced: that it is there as expected, and is given back."""
+
+from __future__ import annotations
+
+import inspect
+
+import celery.app.base
+import celery.worker.components
+import kombu.connection
+import pytest
+from celery.backends.base import Backend
+from kombu.asynchronous import Hub
+from kombu.asynchronous.timer import Timer
+from kombu.transport.base import Transport
+
+from pytest_celery_faults import replaced
+from pytest_celery_faults.hub import Hub as OurHub
+from pytest_celery_faults.hub import Timer as OurTimer
+
+EACH = pytest.mark.parametrize("what", replaced.ALL, ids=lambda what: what.name)
+
+
+def raw(what):
+    """The object itself, no descriptor of it called."""
+    return vars(what.owner)[what.name]
+
+
+@EACH
+def test_the_name_is_there(what):
+    assert what.name in vars(what.owner)
+    assert what.path.startswith(("celery.", "kombu."))
+    assert what.path.endswith(f".{what.name}")
+    assert what.reason
+
+
+def test_no_name_is_listed_twice():
+    assert len({what.path for what in replaced.ALL}) == len(replaced.ALL)
+    constants = [value for value in vars(replaced).values() if isinstance(value, replaced.Replaced)]
+    assert set(map(id, constants)) == set(map(id, replaced.ALL))
+
+
+@EACH
+def test_it_is_replaced_during_a_test_and_the_original_afterwards(build, what):
+    before = raw(what)
+    harness = build()
+    assert raw(what) is not before
+    harness.worker.drain()
+    assert raw(what) is not before
+    harness.close()
+    assert raw(what) is before
+
+
+@EACH
+def test_it_is_given_back_when_a_harness_cannot_be_built(build, what, monkeypatch):
+    from pytest_celery_faults.harness import Harness
+
+    before = raw(what)
+    during = []
+
+    def fail(self):
+        during.append(raw(what))
+        raise LookupError
+
+    class Broken:
+        def watch(self, *args):
+            fail(self)
+
+    with pytest.raises(LookupError):
+        Harness(build().app, _options(), 0, "broken", Broken())
+    assert during
+    assert during[0] is not before
+
+
+def _options():
+    from pytest_celery_faults.harness import make_options
+
+    return make_options({})
+
+
+# -- each is used by Celery in the way in which it is replaced
+
+
+def test_a_connection_asks_get_transport_cls_for_its_transport():
+    connection = kombu.connection.Connection("memory://")
+    assert issubclass(connection.get_transport_cls(), Transport)
+    assert list(inspect.signature(kombu.connection.Connection.get_transport_cls).parameters) == ["self"]
+    assert "get_transport_cls" in inspect.getsource(kombu.connection.Connection.create_transport)
+
+
+def test_an_app_asks_get_backend_for_its_backend():
+    assert list(inspect.signature(celery.app.base.Celery._get_backend).parameters) == ["self"]
+    app = celery.Celery("shop", backend="cache+memory://", set_as_current=False)
+    assert isinstance(app._get_backend(), Backend)
+    assert "_get_backend" in inspect.getsource(celery.app.base.Celery.backend.fget)
+
+
+def test_the_backend_of_a_task_is_a_property_that_can_be_set():
+    backend = raw(replaced.TASK_BACKEND)
+    assert isinstance(backend, property)
+    assert backend.fset is not None
+
+
+def test_retry_takes_what_it_is_given_and_raises():
+    parameters = inspect.signature(raw(replaced.RETRY)).parameters
+    assert list(parameters)[:5] == ["self", "args", "kwargs", "exc", "throw"]
+    assert {"eta", "countdown", "max_retries"} <= set(parameters)
+
+
+def test_a_workers_timer_and_loop_are_chosen_by_these_names():
+    components = celery.worker.components
+    assert components._Timer is Timer
+    assert components._Hub is Hub
+    assert issubclass(OurTimer, Timer)
+    assert issubclass(OurHub, Hub)
+    # The step names the class it is to make when the worker has no timer class of its own.
+    assert "_Timer" in components.Timer.create.__code__.co_names
+    assert "_Hub" in components.Hub.create.__code__.co_names
+
+
+def test_a_running_worker_has_ours(build):
+    harness = build()
+    harness.worker.drain()
+    worker = harness.worker._instance
+    assert isinstance(worker.timer, OurTimer)
+    assert isinstance(worker.hub, OurHub)
+    with harness.app.connection() as connection:
+        assert connection.get_transport_cls().broker is harness.broker
+    assert harness.app.backend.server is harness.server

@@ -1,0 +1,50 @@
+"""The same scenarios on the harness and on a real Redis server with a real worker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "fidelity: runs a scenario on a real redis-server and a real worker too; takes seconds"
+    )
+
+
+@pytest.fixture(scope="session")
+def real_side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Redis server; its workers are started as scenarios need them."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed: nothing real to compare with")
+    from fidelity_drivers import RealSide, RedisServer
+    from scenario_app import app
+
+    folder = tmp_path_factory.mktemp("fidelity")
+    server = RedisServer(program, folder)
+    side = RealSide(server, folder)
+    # The app that sends the tasks of the real side; the harness adopts the same one, this server's URL and all.
+    app.conf.update(broker_url=server.broker_url, result_backend=server.backend_url)
+    try:
+        yield side
+    finally:
+        app.close()
+        side.stop()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def real_run(request: pytest.FixtureRequest, real_side: Any) -> Any:
+    """The scenario and what it left on the real side; over before the harness of the test is set up."""
+    return request.param, real_side.run(request.param)
+
+
+@pytest.fixture
+def celery_faults_app() -> Any:
+    from scenario_app import app
+
+    return app

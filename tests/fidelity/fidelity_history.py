@@ -1,0 +1,232 @@
+"""What both sides wrote down, made comparable, and compared.
+
+Compared
+    for each task, named by its name and ordinal (``scenario_app.add#2``): what happened to it in the worker's main
+    process, in order, and in a child, in order; both in one order where that is determined; what was stored, the
+    exception's type, module and arguments and the traceback's functions included; what the caller got. For all
+    tasks together: what each role published, in order; Celery's warnings and errors of each role; what is left in
+    the queues and in ``unacked``; the keys left in the result backend and whether they expire. In a child, where
+    one task runs at a time, the order of all that happens to all tasks.
+
+Not compared, and why
+    ids, process ids, host names, object addresses, the job number in ``WorkerLostError``: differ from run to run.
+    The order of main process and child while a task is retried or replaced: the child publishes the message and
+    goes on with its signals, while the main process already receives it. Nor while one is terminated or cancelled:
+    the child unwinds while the main process writes down the new state. The order of "published" and anything of another
+    process: the signal is sent after the message has left. The order of events of two tasks in the main process:
+    what it receives races with what its children report.
+    Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
+    How long it takes to replace a child that is gone: a real worker looks every five seconds. Here it is there at
+    once, so in scenarios that lose a child anything may happen as much later.
+    A traceback's lines: only its functions. Without those of the plugin, for which there is a test of its own, and
+    without the signal handler that raises ``SoftTimeLimitExceeded``.
+    A log record's arguments: they hold ids, times and process ids. Records below WARNING.
+    ``KeyboardInterrupt`` in a task: here it ends the test, by design. A task that kills its own process would kill
+    the test.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+Record = dict[str, Any]
+
+# How much later than planned a real event may be; and how much earlier, since tasks sent in one instant of virtual
+# time are sent some milliseconds apart in reality, which shortens the later one's wait for the earlier one.
+LATE, EARLY = 1.0, 0.15
+CHILD_REPLACED_WITHIN = 6.0
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VARYING = (
+    (re.compile(r"0x[0-9a-f]+"), "0x..."),
+    (re.compile(r"Job: \d+"), "Job: N"),
+)
+_PLUGIN = "pytest_celery_faults"
+_NOT_COMPARED = ("at", "id", "role", "task")
+
+
+@dataclass
+class Raw:
+    """What one side wrote down in one scenario."""
+
+    hostname: str
+    records: list[Record] = field(default_factory=list)
+    #: Ids that the scenario named, in that order.
+    tracked: list[str] = field(default_factory=list)
+    #: What the sender saw: of a result (with its id), or anything else.
+    seen: list[tuple[str | None, Any]] = field(default_factory=list)
+    stored: dict[str, Any] = field(default_factory=dict)
+    queues: dict[str, list[Any]] = field(default_factory=dict)
+    unacked: list[Any] = field(default_factory=list)
+    keys: dict[str, bool] = field(default_factory=dict)
+
+
+class History:
+    """The comparable form."""
+
+    def __init__(self, raw: Raw) -> None:
+        self._raw = raw
+        self._label_ids()
+        self.by_role: dict[str, list[str]] = defaultdict(list)
+        self.merged: dict[str, list[str]] = defaultdict(list)
+        self.published: dict[str, list[str]] = defaultdict(list)
+        self.logs: dict[str, list[str]] = defaultdict(list)
+        self.in_children: list[str] = []
+        self.offsets: dict[str, list[float]] = defaultdict(list)
+        self.retried: set[str] = set()
+        #: Functions of the plugin in the tracebacks that were stored.
+        self.own_frames: list[str] = []
+        #: Where child and main process go on at the same time: see above.
+        self.racing: set[str] = set()
+        self.starts: dict[str, list[float]] = defaultdict(list)
+        self.planned: dict[str, list[float]] = defaultdict(list)
+        self._sort_records()
+        self.seen = [(self._plain(one), self._plain(value)) for one, value in raw.seen]
+        self.stored = {label: self._stored(raw.stored.get(one)) for one, label in self.labels.items()}
+        self.queues = {queue: [self._message(one) for one in held] for queue, held in raw.queues.items()}
+        self.unacked = sorted(str(self._message(one)) for one in raw.unacked)
+        self.keys = sorted(f"{self._plain(key)}{' expires' if ttl else ''}" for key, ttl in raw.keys.items())
+
+    def _label_ids(self) -> None:
+        names: dict[str, str] = {}
+        order = list(dict.fromkeys(self._raw.tracked))
+        for record in self._raw.records:
+            one = record["id"]
+            if one is None:
+                continue
+            if record.get("task"):
+                names.setdefault(one, record["task"])
+            if one not in order:
+                order.append(one)
+        counts: dict[str, int] = defaultdict(int)
+        self.labels: dict[str, str] = {}
+        for one in order:
+            name = names.get(one, "unknown")
+            counts[name] += 1
+            self.labels[one] = f"{name.removeprefix('scenario_app.')}#{counts[name]}"
+
+    def _sort_records(self) -> None:
+        first: dict[str, float] = {}
+        for record in self._raw.records:
+            role, kind, at = record["role"], record["kind"], record["at"]
+            if role == "test" or kind == "worker_ready":
+                continue
+            label = self.labels.get(record["id"], "no task")
+            details = {name: value for name, value in record.items() if name not in (*_NOT_COMPARED, "kind")}
+            text = f"{kind} {self._plain(details)}" if details else kind
+            if kind == "log":
+                self.logs[role].append(text)
+                continue
+            if kind == "sent":
+                self.published[role].append(f"{label} {self._plain(details)}")
+                if role == "child" and label in self.starts:
+                    self.racing.add(label)
+                continue
+            first.setdefault(label, at)
+            self.by_role[f"{label} in {role}"].append(text)
+            self.offsets[f"{label} in {role}"].append(at - first[label])
+            self.merged[label].append(f"{role}: {text}")
+            if role == "child":
+                self.in_children.append(f"{label}: {text}")
+            if (kind == "revoked" and record["terminated"]) or (kind == "retry" and role == "main"):
+                self.racing.add(label)
+            elif kind == "retry":
+                self.retried.add(label)
+                self.planned[label].append(float(record["when"] or 0))
+            if kind == "prerun":
+                self.starts[label].append(at)
+
+    def _stored(self, text: Any) -> Any:
+        if text is None:
+            return None
+        meta = json.loads(text)
+        meta.pop("date_done", None)
+        if meta.get("traceback"):
+            frames = re.findall(r'File "(.*?)", line \d+, in (\w+)\n', meta["traceback"])
+            self.own_frames += [function for file, function in frames if _PLUGIN in file]
+            meta["traceback"] = [
+                function for file, function in frames if _PLUGIN not in file and function != "soft_timeout_sighandler"
+            ]
+        if meta.get("status") == "STARTED":
+            meta["result"] = sorted(meta["result"])
+        meta["children"] = [child[0][0] for child in meta.get("children") or ()]
+        return self._plain(meta)
+
+    def _message(self, message: Any) -> Any:
+        headers = message.get("headers") or {}
+        known = {name: headers.get(name) for name in ("task", "id", "retries", "redelivered")}
+        return self._plain({**known, "priority": (message.get("properties") or {}).get("priority")})
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(self._plain(key)): self._plain(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._plain(one) for one in value]
+        if not isinstance(value, str):
+            return value
+        for one, label in self.labels.items():
+            value = value.replace(one, label)
+        value = _UUID.sub("<id>", value).replace(self._raw.hostname, "<host>")
+        for pattern, replacement in _VARYING:
+            value = pattern.sub(replacement, value)
+        return value
+
+    def __str__(self) -> str:
+        lines = []
+        for record in self._raw.records:
+            label = self.labels.get(record["id"], "-")
+            details = {name: self._plain(value) for name, value in record.items() if name not in _NOT_COMPARED}
+            at = record["at"] - self._raw.records[0]["at"]
+            lines.append(f"  {at:7.3f} {record['role']:5} {label:20} {details.pop('kind'):12} {details or ''}")
+        lines += [f"  stored  {label}: {meta}" for label, meta in self.stored.items()]
+        lines += [f"  seen    {label}: {value}" for label, value in self.seen]
+        lines += [f"  left    {name}: {value}" for name, value in self.queues.items()]
+        lines += [f"  unacked {self.unacked}", f"  keys    {self.keys}"]
+        return "\n".join(lines)
+
+
+def differences(real: History, here: History, loses_child: bool) -> list[str]:
+    """Where the two differ, one entry each; none when they are equal."""
+    found: list[str] = []
+
+    def compare(what: str, first: Any, second: Any) -> None:
+        if first != second:
+            found.append(f"{what}:\n    real {first!r}\n    here {second!r}")
+
+    for attribute in ("by_role", "published", "logs", "stored", "queues"):
+        one, other = getattr(real, attribute), getattr(here, attribute)
+        for key in sorted({*one, *other}):
+            compare(f"{attribute} {key}", one.get(key), other.get(key))
+    for label in sorted({*real.merged, *here.merged} - real.racing - here.racing):
+        compare(f"order of processes of {label}", real.merged.get(label), here.merged.get(label))
+    for attribute in ("in_children", "seen", "unacked", "keys"):
+        compare(attribute, getattr(real, attribute), getattr(here, attribute))
+    found += _late_or_early(real, here, LATE + loses_child * CHILD_REPLACED_WITHIN)
+    return found
+
+
+def _late_or_early(real: History, here: History, late: float) -> list[str]:
+    found = []
+    for key in real.offsets:
+        one, other = real.offsets[key], here.offsets.get(key, [])
+        if len(one) == len(other) and not all(b - EARLY <= a < b + late for a, b in zip(one, other, strict=True)):
+            found.append(f"times of {key}, in seconds:\n    real {_rounded(one)}\n    here {_rounded(other)}")
+    for label in real.retried & here.retried:
+        for side, history, allowed in (("real", real, LATE), ("here", here, 1e-5)):
+            starts, planned = history.starts[label], history.planned[label]
+            waits = [later - earlier for earlier, later in pairwise(starts)]
+            # A float of the epoch resolves 0.24 microseconds.
+            if len(waits) != len(planned) or not all(
+                p - 1e-6 <= w < p + allowed for p, w in zip(planned, waits, strict=False)
+            ):
+                found.append(f"waits of {label}, {side}: planned {planned}, waited {_rounded(waits)}")
+    return found
+
+
+def _rounded(times: list[float]) -> list[float]:
+    return [round(one, 3) for one in times]

@@ -1,0 +1,794 @@
+"""The scenarios: each sends tasks and says what to wait for, on whichever side the driver stands.
+
+A driver offers ``get`` (wait for a result and write down what the caller gets), ``settle`` (until nothing is left
+to do), ``until`` (until something was written down for a task), ``pass_time`` and, after each scenario, collects
+what is left behind.
+
+``track`` names a task id that no record of the worker would mention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import scenario_app as tasks
+from celery import chain, chord, group
+from scenario_app import app
+
+Function = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario.
+
+    ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
+    killed or leaves.
+    """
+
+    function: Function
+    conf: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False
+    loses_child: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+
+SCENARIOS: list[Scenario] = []
+
+
+def scenario(*, fresh: bool = False, loses_child: bool = False, **conf: Any) -> Callable[[Function], Function]:
+    def add(function: Function) -> Function:
+        SCENARIOS.append(Scenario(function, conf, fresh, loses_child))
+        return function
+
+    return add
+
+
+# -- results and exceptions
+
+
+@scenario()
+def success(driver: Any) -> None:
+    driver.get(tasks.add.delay(2, 3))
+
+
+@scenario()
+def failure(driver: Any) -> None:
+    driver.get(tasks.boom.delay())
+
+
+@scenario()
+def failure_with_arguments(driver: Any) -> None:
+    driver.get(tasks.boom_order.delay())
+
+
+@scenario()
+def failure_with_cause(driver: Any) -> None:
+    driver.get(tasks.boom_nested.delay())
+
+
+@scenario()
+def failure_that_is_expected(driver: Any) -> None:
+    driver.get(tasks.boom_expected.delay())
+
+
+@scenario()
+def exception_that_cannot_be_unpickled(driver: Any) -> None:
+    driver.get(tasks.raise_picky.delay())
+
+
+@scenario()
+def exception_that_cannot_be_pickled(driver: Any) -> None:
+    driver.get(tasks.raise_locked.delay())
+
+
+@scenario()
+def result_that_cannot_be_stored(driver: Any) -> None:
+    driver.get(tasks.return_object.delay())
+
+
+@scenario()
+def result_changed_by_json(driver: Any) -> None:
+    driver.get(tasks.return_set.delay())
+
+
+@scenario()
+def wrong_arguments(driver: Any) -> None:
+    driver.get(app.send_task("scenario_app.add", (1, 2, 3)))
+
+
+@scenario()
+def what_a_task_sees_of_its_request(driver: Any) -> None:
+    driver.get(tasks.who.apply_async(countdown=0.3, expires=60, time_limit=20, soft_time_limit=10, priority=3))
+
+
+@scenario()
+def arguments_are_copies(driver: Any) -> None:
+    values = [1, 2]
+    driver.get(tasks.mutate.delay(values))
+    driver.observe(values)
+
+
+@scenario()
+def task_called_directly_inside_a_task(driver: Any) -> None:
+    driver.get(tasks.stack_depth.delay())
+
+
+@scenario()
+def task_applied_eagerly_inside_a_task(driver: Any) -> None:
+    driver.get(tasks.applied_inside.delay())
+
+
+@scenario()
+def state_while_running(driver: Any) -> None:
+    result = tasks.tracked.delay(0.5)
+    driver.until("prerun", result)
+    driver.pass_time(0.2)
+    driver.observe(result.state)
+    driver.get(result)
+
+
+@scenario()
+def result_ignored(driver: Any) -> None:
+    for fail in (False, True):
+        driver.track(tasks.silent.delay(fail))
+    driver.track(tasks.add.apply_async((1, 2), ignore_result=True))
+
+
+@scenario()
+def result_ignored_but_errors_stored(driver: Any) -> None:
+    driver.track(tasks.silent_but_errors.delay())
+
+
+@scenario()
+def caller_gives_up(driver: Any) -> None:
+    result = tasks.sleeper.delay(1.5)
+    driver.get(result, timeout=1)
+    driver.get(result)
+
+
+@scenario()
+def caller_gives_up_after_less_than_a_second(driver: Any) -> None:
+    # Celery looks at the timeout once a second, so a result that comes in meanwhile is returned, late as it is.
+    result = tasks.sleeper.delay(0.6)
+    driver.get(result, timeout=0.3)
+
+
+@scenario()
+def result_forgotten(driver: Any) -> None:
+    result = tasks.add.delay(1, 1)
+    driver.get(result)
+    result.forget()
+
+
+# -- retries
+
+
+@scenario()
+def manual_retry_then_success(driver: Any) -> None:
+    driver.get(tasks.retry_once.delay(0.6))
+
+
+@scenario()
+def manual_retry_acked_late(driver: Any) -> None:
+    driver.get(tasks.late_retry_once.delay(0.5))
+
+
+@scenario()
+def manual_retry_to_the_end(driver: Any) -> None:
+    driver.get(tasks.retry_to_the_end.delay())
+
+
+@scenario()
+def manual_retry_without_exception(driver: Any) -> None:
+    driver.get(tasks.retry_without_exc.delay())
+
+
+@scenario()
+def retry_refused_in_except(driver: Any) -> None:
+    driver.get(tasks.retry_in_except.delay())
+
+
+@scenario()
+def retry_with_other_arguments(driver: Any) -> None:
+    driver.get(tasks.retry_changed.delay(1))
+
+
+@scenario()
+def autoretry_with_backoff_to_the_end(driver: Any) -> None:
+    driver.get(tasks.autoretry.delay())
+
+
+@scenario()
+def autoretry_not_for_this(driver: Any) -> None:
+    driver.get(tasks.autoretry_not_for.delay())
+
+
+@scenario()
+def state_between_retries(driver: Any) -> None:
+    result = tasks.retry_once.delay(0.6)
+    driver.until("postrun", result)
+    driver.pass_time(0.3)
+    driver.observe((result.state, repr(result.result)))
+    driver.get(result)
+
+
+@scenario()
+def retry_with_links(driver: Any) -> None:
+    driver.get(tasks.retry_once.apply_async((0.3,), link=tasks.linked.s(), link_error=tasks.errback.s()))
+
+
+# -- ignore and reject
+
+
+@scenario()
+def ignore(driver: Any) -> None:
+    driver.track(tasks.ignored.delay())
+
+
+@scenario()
+def ignore_with_own_state(driver: Any) -> None:
+    driver.track(tasks.ignored_with_state.delay())
+
+
+@scenario()
+def reject_acked_early(driver: Any) -> None:
+    driver.track(tasks.reject_early.delay(False))
+
+
+@scenario()
+def reject_acked_late(driver: Any) -> None:
+    driver.track(tasks.reject_late.delay())
+
+
+@scenario()
+def reject_acked_late_with_errback(driver: Any) -> None:
+    driver.track(tasks.reject_late_hooked.apply_async(link_error=tasks.errback.s()))
+
+
+@scenario()
+def requeue_acked_early(driver: Any) -> None:
+    driver.track(tasks.reject_early.delay(True))
+
+
+@scenario()
+def requeue_acked_late_then_success(driver: Any) -> None:
+    driver.get(tasks.requeue_once.delay())
+
+
+@scenario()
+def failure_acked_late(driver: Any) -> None:
+    driver.get(tasks.late_boom.delay())
+
+
+@scenario()
+def failure_acked_late_and_not_acked_on_failure(driver: Any) -> None:
+    driver.get(tasks.late_boom_not_acked.delay())
+
+
+# -- time limits
+
+
+@scenario()
+def soft_limit_caught(driver: Any) -> None:
+    driver.get(tasks.soft_caught.delay())
+
+
+@scenario()
+def soft_limit_uncaught(driver: Any) -> None:
+    driver.get(tasks.soft_uncaught.delay())
+
+
+@scenario(loses_child=True)
+def soft_limit_then_hard_limit(driver: Any) -> None:
+    driver.get(tasks.soft_then_hard.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_acked_early(driver: Any) -> None:
+    driver.get(tasks.hard_limit.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_acked_late(driver: Any) -> None:
+    driver.get(tasks.late_hard_limit.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_with_errback(driver: Any) -> None:
+    driver.get(tasks.hard_limit.apply_async(link_error=tasks.errback.s()))
+
+
+@scenario(loses_child=True)
+def hard_limit_with_old_errback(driver: Any) -> None:
+    driver.get(tasks.hard_limit.apply_async(link_error=tasks.old_errback.s()))
+
+
+@scenario(loses_child=True)
+def hard_limit_of_a_task_slow_to_leave(driver: Any) -> None:
+    driver.get(tasks.hard_limit_slow_to_leave.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_swallowed(driver: Any) -> None:
+    driver.track(tasks.hard_limit_swallowed.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_of_a_task_that_sends_another(driver: Any) -> None:
+    driver.track(tasks.hard_limit_sends.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_with_hooks(driver: Any) -> None:
+    driver.get(tasks.hooked_hard_limit.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_requeued_then_success(driver: Any) -> None:
+    driver.track(tasks.hard_limit_requeued.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_ignored_result(driver: Any) -> None:
+    driver.track(tasks.hard_limit_ignored.delay())
+
+
+@scenario(loses_child=True)
+def hard_limit_of_the_call(driver: Any) -> None:
+    driver.get(tasks.sleeper.apply_async((10,), time_limit=0.5))
+
+
+@scenario(loses_child=True)
+def hard_limit_then_the_next_task(driver: Any) -> None:
+    first = tasks.hard_limit.delay()
+    second = tasks.add.delay(1, 1)
+    driver.get(first)
+    driver.get(second)
+
+
+@scenario(loses_child=True)
+def hard_limit_in_a_chain(driver: Any) -> None:
+    result = chain(tasks.hard_limit.s(), tasks.linked.s())()
+    driver.get(result)
+
+
+@scenario(loses_child=True)
+def hard_limit_in_a_chord(driver: Any) -> None:
+    body = tasks.total.s().on_error(tasks.errback.s())
+    driver.get(chord([tasks.add.s(1, 1), tasks.hard_limit.s()])(body))
+
+
+# -- revoked, expired, delayed, ordered
+
+
+@scenario()
+def expired_before_start(driver: Any) -> None:
+    busy = tasks.sleeper.delay(0.6)
+    driver.until("prerun", busy)
+    driver.get(tasks.add.apply_async((1, 2), expires=0.3))
+
+
+@scenario()
+def revoked_before_start(driver: Any) -> None:
+    busy = tasks.sleeper.delay(0.6)
+    driver.until("prerun", busy)
+    result = tasks.add.delay(1, 2)
+    driver.until("received", result)
+    result.revoke()
+    driver.get(result)
+
+
+@scenario()
+def revoked_with_errback(driver: Any) -> None:
+    busy = tasks.sleeper.delay(0.6)
+    driver.until("prerun", busy)
+    result = tasks.add.apply_async((1, 2), link_error=tasks.errback.s())
+    driver.until("received", result)
+    result.revoke()
+    driver.get(result)
+
+
+@scenario()
+def revoked_while_waiting_for_its_eta(driver: Any) -> None:
+    result = tasks.add.apply_async((1, 2), countdown=0.6)
+    driver.until("received", result)
+    result.revoke()
+    driver.get(result)
+
+
+@scenario(loses_child=True)
+def terminated_while_running(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    driver.pass_time(0.3)
+    result.revoke(terminate=True)
+    driver.get(result)
+
+
+@scenario(loses_child=True)
+def killed_while_running(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    driver.pass_time(0.3)
+    result.revoke(terminate=True, signal="SIGKILL")
+    driver.get(result)
+
+
+@scenario(loses_child=True)
+def terminated_while_running_acked_late(driver: Any) -> None:
+    result = tasks.late_sleeper.delay(10)
+    driver.until("note", result)
+    driver.pass_time(0.3)
+    result.revoke(terminate=True)
+    driver.get(result)
+
+
+@scenario(loses_child=True)
+def terminated_then_the_next_task(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    driver.pass_time(0.3)
+    result.revoke(terminate=True)
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def revoked_without_terminate_while_running(driver: Any) -> None:
+    result = tasks.sleeper.delay(0.6)
+    driver.until("note", result)
+    result.revoke()
+    driver.get(result)
+
+
+@scenario()
+def countdown(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), countdown=0.6))
+
+
+@scenario()
+def countdowns_out_of_order(driver: Any) -> None:
+    second = tasks.linked.apply_async(("second",), countdown=0.6)
+    first = tasks.linked.apply_async(("first",), countdown=0.3)
+    driver.get(second)
+    driver.get(first)
+
+
+@scenario(worker_prefetch_multiplier=1)
+def priorities_with_a_busy_worker(driver: Any) -> None:
+    busy = tasks.sleeper.delay(0.6)
+    driver.until("prerun", busy)
+    # Acked as it started, so the worker takes one more message, and holds it whatever comes later.
+    held = tasks.linked.apply_async((9,), priority=9)
+    driver.until("received", held)
+    results = [tasks.linked.apply_async((n,), priority=n) for n in (6, 3, 0)]
+    for result in [held, *results]:
+        driver.get(result)
+
+
+@scenario(worker_prefetch_multiplier=1)
+def priorities_with_a_busy_worker_acked_late(driver: Any) -> None:
+    busy = tasks.late_sleeper.delay(0.6)
+    driver.until("prerun", busy)
+    results = [tasks.linked.apply_async((n,), priority=n) for n in (9, 6, 3, 0)]
+    driver.pass_time(0.2)
+    driver.observe(driver.queued())
+    for result in results:
+        driver.get(result)
+
+
+@scenario()
+def rate_limit(driver: Any) -> None:
+    results = [tasks.limited.delay(n) for n in range(3)]
+    for result in results:
+        driver.get(result)
+
+
+# -- callbacks
+
+
+@scenario()
+def link(driver: Any) -> None:
+    result = tasks.add.apply_async((1, 2), link=[tasks.linked.s(), tasks.add.s(10)], link_error=tasks.errback.s())
+    driver.get(result)
+
+
+@scenario()
+def link_error(driver: Any) -> None:
+    driver.get(tasks.boom.apply_async(link=tasks.linked.s(), link_error=tasks.errback.s()))
+
+
+@scenario()
+def link_error_old_style(driver: Any) -> None:
+    driver.get(tasks.boom.apply_async(link_error=tasks.old_errback.s()))
+
+
+@scenario()
+def link_error_immutable(driver: Any) -> None:
+    driver.get(tasks.boom.apply_async(link_error=tasks.immutable_errback.si()))
+
+
+@scenario()
+def link_error_of_all_styles(driver: Any) -> None:
+    errbacks = [tasks.errback.s(), tasks.old_errback.s(), tasks.immutable_errback.si()]
+    driver.get(tasks.boom.apply_async(link_error=errbacks))
+
+
+@scenario()
+def link_error_that_fails(driver: Any) -> None:
+    driver.get(tasks.boom.apply_async(link_error=[tasks.failing_errback.s(), tasks.errback.s()]))
+
+
+@scenario()
+def link_to_an_unregistered_task(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), link=app.signature("nowhere.task")))
+
+
+# -- canvas
+
+
+@scenario()
+def group_of_three(driver: Any) -> None:
+    driver.get(group(tasks.add.s(n, n) for n in (1, 2, 3))())
+
+
+@scenario()
+def group_with_a_failing_member(driver: Any) -> None:
+    result = group(tasks.add.s(1, 1), tasks.boom.s(), tasks.add.s(2, 2))()
+    driver.get(result)
+    driver.settle()
+    driver.observe((result.ready(), result.successful(), result.failed(), result.completed_count()))
+    for member in result:
+        driver.get(member)
+
+
+@scenario()
+def chord_of_two(driver: Any) -> None:
+    driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.total.s()))
+
+
+@scenario()
+def chord_with_a_failing_header(driver: Any) -> None:
+    body = tasks.total.s().on_error(tasks.errback.s())
+    driver.get(chord([tasks.add.s(1, 1), tasks.boom.s(), tasks.add.s(2, 2)])(body))
+
+
+@scenario()
+def chord_with_a_failing_body(driver: Any) -> None:
+    driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.boom_of_list.s()))
+
+
+@scenario()
+def chord_with_a_header_that_retries(driver: Any) -> None:
+    driver.get(chord([tasks.add.s(1, 1), tasks.retry_once.s(0.3)])(tasks.linked.s()))
+
+
+@scenario()
+def chord_with_a_header_that_ignores(driver: Any) -> None:
+    driver.track(chord([tasks.add.s(1, 1), tasks.ignored.s()])(tasks.linked.s()))
+
+
+@scenario()
+def chord_with_a_rejected_header(driver: Any) -> None:
+    driver.track(chord([tasks.add.s(1, 1), tasks.reject_late.s()])(tasks.linked.s()))
+
+
+@scenario()
+def chain_of_three(driver: Any) -> None:
+    result = chain(tasks.add.s(1, 1), tasks.add.s(2), tasks.add.s(3))()
+    driver.get(result)
+    driver.observe([result.parent.get(timeout=5), result.parent.parent.get(timeout=5)])
+
+
+@scenario()
+def chain_broken_in_the_middle(driver: Any) -> None:
+    signature = chain(tasks.add.s(1, 1), tasks.boom_of_list.s(), tasks.add.s(3))
+    driver.get(signature.apply_async(link_error=tasks.errback.s()))
+
+
+@scenario()
+def chain_with_a_group(driver: Any) -> None:
+    driver.get(chain(tasks.add.s(1, 1), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s())())
+
+
+@scenario()
+def replace(driver: Any) -> None:
+    driver.get(tasks.replaced.delay(1))
+
+
+@scenario()
+def replace_by_a_chain(driver: Any) -> None:
+    driver.get(tasks.replaced_by_chain.delay(1))
+
+
+@scenario()
+def replace_by_a_group(driver: Any) -> None:
+    driver.get(tasks.replaced_by_group.delay(1))
+
+
+@scenario()
+def replace_in_a_chain(driver: Any) -> None:
+    driver.get(chain(tasks.replaced.s(1), tasks.add.s(10))())
+
+
+@scenario()
+def task_that_sends_another(driver: Any) -> None:
+    driver.get(tasks.sends_another.delay())
+
+
+@scenario()
+def waiting_for_another_task_inside_a_task(driver: Any) -> None:
+    driver.get(tasks.nested_get.delay())
+
+
+# -- hooks
+
+
+@scenario()
+def hooks_of_a_success(driver: Any) -> None:
+    driver.get(tasks.hooked_success.delay(1))
+
+
+@scenario()
+def hooks_of_a_failure(driver: Any) -> None:
+    driver.get(tasks.hooked_failure.apply_async((1,), link_error=tasks.errback.s()))
+
+
+@scenario()
+def hooks_of_a_retry(driver: Any) -> None:
+    driver.get(tasks.hooked_retry.delay())
+
+
+@scenario()
+def hooks_of_an_ignored_task(driver: Any) -> None:
+    driver.track(tasks.hooked_ignore.delay())
+
+
+@scenario()
+def hook_before_start_raises(driver: Any) -> None:
+    driver.get(tasks.bad_before_start.delay())
+
+
+@scenario()
+def hook_on_success_raises(driver: Any) -> None:
+    driver.get(tasks.bad_on_success.delay())
+
+
+@scenario()
+def hook_on_failure_raises(driver: Any) -> None:
+    driver.get(tasks.bad_on_failure.delay())
+
+
+@scenario()
+def hook_after_return_raises(driver: Any) -> None:
+    driver.get(tasks.bad_after_return.delay())
+
+
+# -- messages that are no good
+
+
+@scenario()
+def unregistered_task(driver: Any) -> None:
+    driver.track(app.send_task("nowhere.task", (1,)))
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def unregistered_task_with_errback(driver: Any) -> None:
+    driver.track(app.send_task("nowhere.task", (1,), link_error=tasks.errback.s()))
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def message_of_unknown_content_type(driver: Any) -> None:
+    driver.publish(b"\x80\xff", content_type="application/x-unknown", content_encoding="binary")
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def message_of_refused_content_type(driver: Any) -> None:
+    headers = {"id": "0" * 36, "task": "scenario_app.add", "eta": None}
+    driver.publish(
+        b"\x80\x02.", content_type="application/x-python-serialize", content_encoding="binary", headers=headers
+    )
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def message_that_is_broken_json(driver: Any) -> None:
+    headers = {"id": "0" * 36, "task": "scenario_app.add", "eta": None, "lang": "py", "root_id": None}
+    driver.publish(b"[[1, 2], {", content_type="application/json", content_encoding="utf-8", headers=headers)
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def message_that_is_no_task(driver: Any) -> None:
+    driver.publish(b'{"hello": "world"}', content_type="application/json", content_encoding="utf-8")
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario()
+def message_with_an_invalid_eta(driver: Any) -> None:
+    headers = {"id": "0" * 36, "task": "scenario_app.add", "eta": "tomorrow", "lang": "py", "root_id": None}
+    driver.publish(b"[[1, 2], {}, {}]", content_type="application/json", content_encoding="utf-8", headers=headers)
+    driver.settle()
+    driver.get(tasks.add.delay(1, 2))
+
+
+# -- tasks that leave
+
+
+def _leaves(driver: Any, result: Any) -> None:
+    # Not every version of Celery stores a result, so nobody waits for it.
+    driver.track(result)
+    driver.settle()
+    driver.observe(result.state)
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario(loses_child=True)
+def system_exit(driver: Any) -> None:
+    _leaves(driver, tasks.leave.delay(3))
+
+
+@scenario(loses_child=True)
+def system_exit_with_words_before_the_next_task(driver: Any) -> None:
+    driver.track(tasks.exit_by_sys.delay())
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario(loses_child=True)
+def system_exit_acked_late_with_errback(driver: Any) -> None:
+    _leaves(driver, tasks.late_leave.apply_async((0,), link_error=tasks.errback.s()))
+
+
+# -- the end of the worker
+
+
+@scenario(fresh=True)
+def warm_shutdown(driver: Any) -> None:
+    running = tasks.sleeper.delay(0.8)
+    prefetched = tasks.add.delay(1, 1)
+    delayed = tasks.add.apply_async((2, 2), countdown=30)
+    driver.until("note", running)
+    driver.until("received", delayed)
+    driver.stop(warm=True)
+    driver.observe((running.state, prefetched.state, delayed.state))
+
+
+@scenario(fresh=True)
+def cold_shutdown(driver: Any) -> None:
+    running = tasks.sleeper.delay(0.8)
+    prefetched = tasks.add.delay(1, 1)
+    driver.until("note", running)
+    driver.until("received", prefetched)
+    driver.stop(warm=False)
+    driver.observe((running.state, prefetched.state))
+
+
+@scenario(fresh=True)
+def cold_shutdown_acked_late(driver: Any) -> None:
+    running = tasks.late_sleeper.delay(0.8)
+    driver.until("note", running)
+    driver.stop(warm=False)
+    driver.observe(running.state)
+
+
+@scenario(fresh=True)
+def power_cut(driver: Any) -> None:
+    running = tasks.sleeper.delay(5)
+    held = tasks.add.delay(1, 1)
+    driver.until("note", running)
+    driver.until("received", held)
+    driver.crash()
+    driver.observe((running.state, held.state))

@@ -1,0 +1,703 @@
+"""The application of both sides: run in process by the harness, and by a real ``celery worker -P prefork``.
+
+It writes down what Celery does: signals, log records, hooks and what task bodies say. Where a record goes is a
+sink: on the real side a file that the worker and each of its children append to, one write for each line; in
+process a list of the test. Without a sink nothing is written, so the process that only sends tasks stays silent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery, Task, chain, current_task, group, signals
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker import state as worker_state
+from celery.worker.control import inspect_command
+
+LOG_VARIABLE = "FIDELITY_LOG"
+
+# Not the current app of the process: the other tests of the suite must not find it.
+app = Celery(
+    "fidelity",
+    broker=os.environ.get("FIDELITY_BROKER", "redis://127.0.0.1:1/0"),
+    backend=os.environ.get("FIDELITY_BACKEND", "redis://127.0.0.1:1/1"),
+    set_as_current=False,
+)
+app.conf.update(json.loads(os.environ.get("FIDELITY_CONF", "{}")))
+
+# -- what is written down
+
+_main_process: list[int] = []
+
+
+def _role_of_process() -> str:
+    return "main" if _main_process == [os.getpid()] else "child"
+
+
+def _append_to_file(record: dict[str, Any]) -> None:
+    line = json.dumps(record) + "\n"
+    # One write of one line with O_APPEND: lines of several processes do not mix.
+    file = os.open(os.environ[LOG_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+@dataclass
+class _Recording:
+    sink: Callable[[dict[str, Any]], None] | None
+    role: Callable[[], str] = _role_of_process
+
+
+recording = _Recording(_append_to_file if LOG_VARIABLE in os.environ else None)
+
+
+def record(kind: str, task_id: str | None, **fields: Any) -> None:
+    if recording.sink is not None:
+        recording.sink({"at": time.time(), "role": recording.role(), "kind": kind, "id": task_id, **fields})
+
+
+def note(text: str, task_id: str | None = None) -> None:
+    """What a task body has to say."""
+    record("note", task_id or current_task.request.id, text=text)
+
+
+@signals.worker_init.connect
+def _on_worker_init(**_: Any) -> None:
+    _main_process[:] = [os.getpid()]
+
+
+@signals.worker_ready.connect
+def _on_worker_ready(sender: Any, **_: Any) -> None:
+    record("worker_ready", None, hostname=sender.hostname)
+
+
+@signals.after_task_publish.connect
+def _on_publish(headers: Any, **_: Any) -> None:
+    # A message that is published again is one of the same task: its number of retries tells them apart.
+    if isinstance(headers, dict) and "id" in headers:
+        record("sent", headers["id"], task=headers["task"], retries=headers.get("retries"), eta=bool(headers["eta"]))
+
+
+@signals.task_received.connect
+def _on_received(request: Any, **_: Any) -> None:
+    redelivered = (request.delivery_info or {}).get("redelivered")
+    record("received", request.id, task=request.name, redelivered=bool(redelivered))
+
+
+@signals.task_prerun.connect
+def _on_prerun(task_id: str, task: Any, **_: Any) -> None:
+    record("prerun", task_id, task=task.name, retries=task.request.retries)
+
+
+@signals.task_postrun.connect
+def _on_postrun(task_id: str, task: Any, retval: Any, state: Any, **_: Any) -> None:
+    record("postrun", task_id, task=task.name, state=state, retval=safe_repr(retval))
+
+
+@signals.task_success.connect
+def _on_success(sender: Any, result: Any, **_: Any) -> None:
+    record("success", sender.request.id, task=sender.name, result=safe_repr(result))
+
+
+@signals.task_failure.connect
+def _on_failure(sender: Any, task_id: str, exception: Any, args: Any, kwargs: Any, einfo: Any, **_: Any) -> None:
+    record(
+        "failure",
+        task_id,
+        task=sender.name,
+        exception=safe_repr(exception),
+        args=safe_repr((args, kwargs)),
+        einfo=type(einfo).__name__,
+    )
+
+
+@signals.task_retry.connect
+def _on_retry(sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
+    record("retry", request.id, task=sender.name, reason=safe_repr(reason), when=safe_repr(getattr(reason, "when", 0)))
+
+
+@signals.task_revoked.connect
+def _on_revoked(sender: Any, request: Any, terminated: Any, signum: Any, expired: Any, **_: Any) -> None:
+    record(
+        "revoked", request.id, task=sender.name, terminated=terminated, signum=safe_repr(signum), expired=bool(expired)
+    )
+
+
+@signals.task_rejected.connect
+def _on_rejected(message: Any, exc: Any, **_: Any) -> None:
+    record("rejected", (message.headers or {}).get("id"), exception=safe_repr(exc))
+
+
+@signals.task_unknown.connect
+def _on_unknown(name: str, id: str, exc: Any, **_: Any) -> None:
+    record("unknown", id, task=name, exception=safe_repr(exc))
+
+
+@signals.task_internal_error.connect
+def _on_internal_error(sender: Any, task_id: str, exception: Any, **_: Any) -> None:
+    record("internal_error", task_id, task=sender.name, exception=safe_repr(exception))
+
+
+class LogRecorder(logging.Handler):
+    """Celery's warnings and errors; the template of a message, since its arguments hold ids, times and process ids."""
+
+    names = ("celery.worker.request", "celery.worker.strategy", "celery.worker.consumer.consumer", "celery.app.trace")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, log: logging.LogRecord) -> None:
+        template = str(log.msg).strip().splitlines()[0] if log.msg else ""
+        description = log.args.get("description") if isinstance(log.args, dict) else None
+        record("log", None, logger=log.name, level=log.levelname, text=template, description=description)
+
+
+_log_recorder = LogRecorder()
+for _name in LogRecorder.names:
+    logging.getLogger(_name).addHandler(_log_recorder)
+
+
+def safe_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:
+        return f"<{type(value).__name__}, whose repr raises {type(exc).__name__}>"
+
+
+@inspect_command()
+def outstanding(state: Any) -> dict[str, int]:
+    """How many requests the worker has received and not finished; asked over the network, on the real side.
+
+    A worker looks every five seconds whether a child is gone; asked, it looks at once.
+    """
+    pool = state.consumer.pool._pool
+    pool.maintain_pool()
+    return {
+        "children": sum(child.exitcode is None for child in pool._pool),
+        "requests": len(worker_state.reserved_requests) + len(worker_state.active_requests),
+        "scheduled": len(_scheduled(state)),
+    }
+
+
+def _scheduled(state: Any) -> list[Any]:
+    entries = [item.entry for item in state.consumer.timer.schedule.queue]
+    return [entry for entry in entries if entry.args and hasattr(entry.args[0], "task_id") and not entry.canceled]
+
+
+# -- tasks
+
+
+class Hooked(Task):
+    abstract = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        record("before_start", task_id, args=safe_repr((args, kwargs)))
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        record("on_success", task_id, retval=safe_repr(retval))
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        record("on_failure", task_id, exception=safe_repr(exc), einfo=type(einfo).__name__)
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        record("on_retry", task_id, exception=safe_repr(exc), einfo=type(einfo).__name__)
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        record("after_return", task_id, status=status, retval=safe_repr(retval), einfo=type(einfo).__name__)
+
+
+class OrderError(Exception):
+    """Carries arguments of several types."""
+
+
+class PickyError(Exception):
+    """Can be pickled, not unpickled: the classic mistake of an ``__init__`` of one's own."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+class LockedError(Exception):
+    """Cannot be pickled at all."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task
+def boom(text: str = "boom") -> None:
+    raise ValueError(text)
+
+
+@app.task
+def boom_of_list(value: Any) -> None:
+    raise ValueError(f"no use for {value!r}")
+
+
+@app.task
+def boom_order() -> None:
+    raise OrderError("stuck", 7, None, {"a": [1]})
+
+
+@app.task
+def boom_nested() -> None:
+    try:
+        raise KeyError("inner")
+    except KeyError as exc:
+        raise RuntimeError("outer") from exc
+
+
+@app.task(throws=(ValueError,))
+def boom_expected() -> None:
+    raise ValueError("expected")
+
+
+@app.task
+def sleeper(seconds: float) -> float:
+    note("begins")
+    try:
+        time.sleep(seconds)
+        note("slept")
+    except BaseException as exc:
+        note(f"interrupted by {type(exc).__name__}")
+        raise
+    finally:
+        note("finally")
+    return seconds
+
+
+@app.task(acks_late=True)
+def late_sleeper(seconds: float) -> float:
+    note("begins")
+    try:
+        time.sleep(seconds)
+        note("slept")
+    finally:
+        note("finally")
+    return seconds
+
+
+@app.task(bind=True)
+def retry_once(self: Any, countdown: float) -> str:
+    note(f"attempt {self.request.retries}")
+    if not self.request.retries:
+        raise self.retry(exc=ValueError("try again"), countdown=countdown)
+    return "done"
+
+
+@app.task(bind=True, acks_late=True)
+def late_retry_once(self: Any, countdown: float) -> str:
+    if not self.request.retries:
+        raise self.retry(exc=ValueError("try again"), countdown=countdown)
+    return "done"
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0.5)
+def retry_to_the_end(self: Any) -> None:
+    raise self.retry(exc=ValueError("never"))
+
+
+@app.task(bind=True, max_retries=1)
+def retry_without_exc(self: Any) -> None:
+    raise self.retry(countdown=0.3)
+
+
+@app.task(bind=True, max_retries=0)
+def retry_in_except(self: Any) -> None:
+    try:
+        raise KeyError("caught")
+    except KeyError:
+        self.retry(countdown=0)
+
+
+@app.task(bind=True)
+def retry_changed(self: Any, n: int) -> int:
+    if n < 3:
+        raise self.retry(args=(n + 1,), countdown=0)
+    return n
+
+
+@app.task(autoretry_for=(OSError,), retry_backoff=True, retry_backoff_max=1, retry_jitter=False, max_retries=2)
+def autoretry() -> None:
+    raise OSError("backoff")
+
+
+@app.task(autoretry_for=(OSError,), dont_autoretry_for=(FileNotFoundError,), max_retries=2)
+def autoretry_not_for() -> None:
+    raise FileNotFoundError("not this one")
+
+
+@app.task(bind=True, base=Hooked, autoretry_for=(OSError,), max_retries=1, default_retry_delay=0)
+def hooked_retry(self: Any) -> str:
+    if not self.request.retries:
+        raise OSError("once")
+    return "done"
+
+
+@app.task
+def ignored() -> None:
+    raise Ignore("of no interest")
+
+
+@app.task(bind=True)
+def ignored_with_state(self: Any) -> None:
+    self.update_state(state="CUSTOM", meta={"progress": 50})
+    raise Ignore
+
+
+@app.task
+def reject_early(requeue: bool) -> None:
+    raise Reject(ValueError("bad letter"), requeue=requeue)
+
+
+@app.task(acks_late=True)
+def reject_late() -> None:
+    raise Reject("bad letter", requeue=False)
+
+
+@app.task(acks_late=True, base=Hooked)
+def reject_late_hooked() -> None:
+    raise Reject("bad letter", requeue=False)
+
+
+@app.task(bind=True, acks_late=True)
+def requeue_once(self: Any) -> str:
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("come again", requeue=True)
+    return "done"
+
+
+@app.task(soft_time_limit=0.5)
+def soft_caught() -> str:
+    try:
+        time.sleep(10)
+    except SoftTimeLimitExceeded as exc:
+        note(f"caught {exc!r}")
+        return "cleaned up"
+    return "never"
+
+
+@app.task(soft_time_limit=0.5, base=Hooked)
+def soft_uncaught() -> None:
+    try:
+        time.sleep(10)
+    finally:
+        note("finally")
+
+
+@app.task(soft_time_limit=0.5, time_limit=1, base=Hooked)
+def soft_then_hard() -> None:
+    try:
+        time.sleep(10)
+    except SoftTimeLimitExceeded:
+        note("soft")
+        time.sleep(10)
+    finally:
+        note("finally")
+
+
+@app.task(time_limit=0.5)
+def hard_limit() -> None:
+    try:
+        time.sleep(10)
+    except BaseException as exc:
+        note(f"interrupted by {exc!r}")
+        raise
+    finally:
+        note("finally")
+
+
+@app.task(time_limit=0.5)
+def hard_limit_slow_to_leave() -> None:
+    try:
+        time.sleep(10)
+    finally:
+        note("cleaning up")
+        time.sleep(3)
+        note("cleaned up")
+
+
+@app.task(time_limit=0.5)
+def hard_limit_swallowed() -> str:
+    try:
+        time.sleep(10)
+    except BaseException as exc:
+        note(f"swallowed {exc!r}")
+    return "survived"
+
+
+@app.task(time_limit=0.5)
+def hard_limit_sends() -> None:
+    try:
+        time.sleep(10)
+    finally:
+        add.delay(8, 8)
+
+
+@app.task(time_limit=0.5, base=Hooked)
+def hooked_hard_limit() -> None:
+    time.sleep(10)
+
+
+@app.task(time_limit=0.5, acks_late=True)
+def late_hard_limit() -> None:
+    time.sleep(10)
+
+
+@app.task(time_limit=0.5, ignore_result=True)
+def hard_limit_ignored() -> None:
+    time.sleep(10)
+
+
+@app.task(bind=True, time_limit=0.5, acks_late=True, acks_on_failure_or_timeout=False)
+def hard_limit_requeued(self: Any) -> str:
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(10)
+    return "done"
+
+
+@app.task(acks_late=True, acks_on_failure_or_timeout=False)
+def late_boom_not_acked() -> None:
+    raise ValueError("stays")
+
+
+@app.task(acks_late=True)
+def late_boom() -> None:
+    raise ValueError("acked all the same")
+
+
+@app.task
+def errback(request: Any, exc: Any, traceback: Any) -> None:
+    note(f"errback of {request.task} with {safe_repr(exc)}, traceback {'given' if traceback else 'None'}", request.id)
+
+
+@app.task
+def failing_errback(request: Any, exc: Any, traceback: Any) -> None:
+    note("errback that fails", request.id)
+    raise RuntimeError("errback")
+
+
+@app.task
+def old_errback(task_id: str) -> None:
+    note("old errback")
+
+
+@app.task
+def immutable_errback() -> None:
+    note("immutable errback")
+
+
+@app.task
+def linked(value: Any) -> Any:
+    note(f"linked got {value!r}")
+    return value
+
+
+@app.task(bind=True)
+def replaced(self: Any, x: int) -> None:
+    note("before replace")
+    raise self.replace(add.s(x, 1))
+
+
+@app.task(bind=True)
+def replaced_by_chain(self: Any, x: int) -> None:
+    raise self.replace(chain(add.s(x, 1), add.s(1)))
+
+
+@app.task(bind=True)
+def replaced_by_group(self: Any, x: int) -> None:
+    raise self.replace(group(add.s(x, 1), add.s(x, 2)))
+
+
+@app.task(ignore_result=True)
+def silent(fail: bool) -> str:
+    note("ran")
+    if fail:
+        raise ValueError("silent")
+    return "said nothing"
+
+
+@app.task(ignore_result=True, store_errors_even_if_ignored=True)
+def silent_but_errors() -> None:
+    raise ValueError("stored")
+
+
+@app.task
+def leave(code: Any) -> None:
+    raise SystemExit(code)
+
+
+@app.task(acks_late=True)
+def late_leave(code: Any) -> None:
+    raise SystemExit(code)
+
+
+@app.task
+def exit_by_sys() -> None:
+    try:
+        sys.exit("with words")
+    finally:
+        note("finally")
+
+
+@app.task
+def raise_picky() -> None:
+    raise PickyError(3, "no way back")
+
+
+@app.task
+def raise_locked() -> None:
+    raise LockedError("no way out")
+
+
+@app.task
+def return_object() -> Any:
+    return object()
+
+
+@app.task
+def return_set() -> Any:
+    return {"a": (1, 2), "b": [{"c": None}]}
+
+
+@app.task
+def nested_get() -> int:
+    return add.delay(1, 2).get(timeout=5)
+
+
+@app.task
+def sends_another() -> str:
+    return add.delay(5, 6).id
+
+
+@app.task(base=Hooked)
+def hooked_success(x: int) -> int:
+    note("body")
+    return x
+
+
+@app.task(base=Hooked)
+def hooked_failure(x: int) -> None:
+    note("body")
+    raise ValueError(x)
+
+
+@app.task(base=Hooked)
+def hooked_ignore() -> None:
+    raise Ignore("hooked")
+
+
+class BadHooks(Task):
+    abstract = True
+    bad = ""
+
+    def _maybe(self, name: str, task_id: str) -> None:
+        record(name, task_id)
+        if self.bad == name:
+            raise RuntimeError(name)
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        self._maybe("before_start", task_id)
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        self._maybe("on_success", task_id)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        self._maybe("on_failure", task_id)
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        self._maybe("after_return", task_id)
+
+
+@app.task(base=BadHooks, bad="before_start")
+def bad_before_start() -> str:
+    return "done"
+
+
+@app.task(base=BadHooks, bad="on_success")
+def bad_on_success() -> str:
+    return "done"
+
+
+@app.task(base=BadHooks, bad="on_failure")
+def bad_on_failure() -> None:
+    raise ValueError("body")
+
+
+@app.task(base=BadHooks, bad="after_return")
+def bad_after_return() -> str:
+    return "done"
+
+
+@app.task(track_started=True)
+def tracked(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+
+
+@app.task(bind=True)
+def who(self: Any) -> dict[str, Any]:
+    request = self.request
+    return {
+        "is_eager": request.is_eager,
+        "called_directly": request.called_directly,
+        "retries": request.retries,
+        "delivery_info": request.delivery_info,
+        "origin is set": bool(request.origin),
+        "hostname is set": bool(request.hostname),
+        "root is me": request.root_id == request.id,
+        "parent": request.parent_id,
+        "timelimit": request.timelimit,
+        "expires": bool(request.expires),
+        "eta": bool(request.eta),
+        "reply_to is set": bool(request.reply_to),
+        "correlation id is mine": request.correlation_id == request.id,
+        "argsrepr": request.argsrepr,
+        "kwargsrepr": request.kwargsrepr,
+        "ignore_result": request.ignore_result,
+        "headers": request.headers,
+        "stamps": request.stamps,
+    }
+
+
+@app.task(rate_limit="2/s")
+def limited(n: int) -> int:
+    return n
+
+
+@app.task
+def mutate(values: list[int]) -> list[int]:
+    values.append(99)
+    return values
+
+
+@app.task(bind=True)
+def stack_depth(self: Any) -> str:
+    add(1, 2)
+    return str(current_task.name)
+
+
+@app.task
+def applied_inside() -> Any:
+    return boom.apply(("eager",)).state
