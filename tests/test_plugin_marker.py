@@ -455,19 +455,6 @@ def test_a_wrong_argument_is_found_wherever_the_marker_stands(shop, place, argum
         result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-@pytest.mark.parametrize("exception", ["IOError", "MyError"])
-def test_the_class_decorator_slip_is_noticed(shop, exception):
-    """pytest takes ``mark(SomeClass)`` for a class decorator: the test would be lost without a word."""
-    shop.test(
-        "import pytest\nclass MyError(Exception): pass\n"
-        f"@pytest.mark.inject({exception})\ndef test_it(): pass\ndef test_other(): pass\n"
-    )
-    for result in (shop.run(), shop.armed()):
-        assert result.ret == pytest.ExitCode.INTERRUPTED
-        result.assert_outcomes(errors=1)
-        result.stdout.fnmatch_lines([f"*inject({exception}())*"])
-
-
 def test_a_wrong_sleep_is_an_error_at_its_line(shop):
     shop.test(
         "import pytest\nfrom pytest_celery_faults import Sleep\n@pytest.mark.inject(Sleep(-1))\ndef test_it(): pass\n"

@@ -6,6 +6,7 @@ import copy
 import sys
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakSet
 
 import billiard.pool
 import kombu.asynchronous.hub
@@ -38,30 +39,33 @@ def find_app(path: str, option: str) -> Celery:
     from celery.app.utils import find_app as celery_find_app
 
     module_name, colon, attribute = path.partition(":")
+    if not colon:
+        module_name, _, attribute = path.rpartition(".")
     try:
-        module = import_from_cwd(module_name) if colon else None
-        if module is not None and not hasattr(module, attribute):
-            apps = sorted(name for name, value in vars(module).items() if isinstance(value, Celery))
-            raise AppError(
-                f"{option}={path}: the module {module_name} has no attribute {attribute!r}{nearest(attribute, apps)} "
-                f"Apps there: {', '.join(apps) or 'none'}"
-            )
+        if colon and not hasattr(import_from_cwd(module_name), attribute):
+            raise _no_such_app(option, path, module_name, attribute)
         found = celery_find_app(path)
     except ModuleNotFoundError as error:
         missing = str(error.name)
-        if module_name != missing and not module_name.startswith(f"{missing}."):
+        if missing == path and module_name in sys.modules:
+            raise _no_such_app(option, path, module_name, attribute) from None
+        if path != missing and not path.startswith((f"{missing}.", f"{missing}:")):
             raise  # the application's own module imports something that is not there
         raise AppError(
             f"{option}={path}: there is no module {missing!r}{nearest(missing, sys.modules)} "
             "Write it as for `celery -A`: package.module:attribute"
         ) from None
-    except AttributeError:
-        if colon:
-            raise
-        raise AppError(f"{option}={path}: there is no Celery app in it. Write package.module:attribute") from None
     if not isinstance(found, Celery):
         raise AppError(f"{option}={path}: that is {found!r}, not a Celery application")
     return found
+
+
+def _no_such_app(option: str, path: str, module_name: str, attribute: str) -> AppError:
+    apps = sorted(name for name, value in vars(sys.modules[module_name]).items() if isinstance(value, Celery))
+    return AppError(
+        f"{option}={path}: {module_name} has no Celery app {attribute!r}{nearest(attribute, apps)} "
+        f"Apps there: {', '.join(apps) or 'none'}"
+    )
 
 
 def current_app_with_tasks() -> Celery | None:
@@ -78,6 +82,9 @@ def _all_signals() -> list[Signal]:
     return [value for value in vars(signals).values() if isinstance(value, Signal)]
 
 
+_registered_for_forks: WeakSet[Celery] = WeakSet()
+
+
 class Adoption:
     """Remembers all state of an app, and of Celery and kombu, that a test may change."""
 
@@ -88,14 +95,17 @@ class Adoption:
         # registered after the test: a module is imported once in a process.
         app.loader.import_default_modules()
         app.finalize()
-        # Made once for an app, and kept by multiprocessing's registry: made for each test they would pile up there.
-        app._ensure_after_fork()
-        _ = app.amqp, app.control
         self._modules = set(sys.modules)
         remember = self._undo.callback
         for other in list(_state._get_active_apps()):
             self._disconnect(other)
         remember(self._restore_dict, app.__dict__, dict(app.__dict__))
+        # multiprocessing keeps what is registered with it: once for an app is enough, for each test would pile up.
+        if app in _registered_for_forks:
+            app._after_fork_registered = True
+        else:
+            app._ensure_after_fork()
+            _registered_for_forks.add(app)
         self._lay_over(conf)
         self._copy_amqp()
         self._remember_tasks()
@@ -142,9 +152,14 @@ class Adoption:
         settings = self.app.conf
         settings.get("task_always_eager")  # the first access loads the configuration
         layer = {**_OVERRIDES, **conf}
-        remember = {name: settings.__dict__[name] for name in ("maps", "changes", "defaults")}
+        remember = {name: settings.__dict__[name] for name in ("maps", "changes", "defaults", "_observers")}
         self._undo.callback(settings.__dict__.update, remember)
-        settings.__dict__.update(maps=[layer, *settings.maps], changes=layer, defaults=list(settings.maps))
+        settings.__dict__.update(
+            maps=[layer, *settings.maps],
+            changes=layer,
+            defaults=list(settings.maps),
+            _observers=list(settings._observers),
+        )
 
     def _copy_amqp(self) -> None:
         app = self.app

@@ -352,6 +352,8 @@ class Transport(kombu_redis.Transport):
     """kombu's Redis transport. A subclass for each test carries its broker."""
 
     Channel = Channel
+    # Of no use here, and it would stick to connections whose URL is not Redis's.
+    default_port = None
     broker: Broker
     _hub: Any = None
     _binding_timer: Any = None

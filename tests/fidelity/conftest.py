@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+PAGE_WRITER = pytest.StashKey[Any]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # pytest sees it when this folder is named on the command line.
+    parser.addoption("--fidelity-page", metavar="path", help="write down how the two sides compare")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "fidelity: runs a scenario on a real redis-server and a real worker too; takes seconds"
     )
+    path = config.getoption("--fidelity-page", None)
+    if path:
+        from fidelity_page import PageWriter
+
+        writer = config.stash[PAGE_WRITER] = PageWriter(Path(path))
+        config.pluginmanager.register(writer)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # The run that writes the page does it at its end.
+    return True if collection_path.name == "test_fidelity_page.py" and PAGE_WRITER in config.stash else None
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +54,14 @@ def real_side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         app.close()
         side.stop()
         server.stop()
+
+
+@pytest.fixture
+def page_writer(request: pytest.FixtureRequest, real_side: Any) -> Any:
+    writer = request.config.stash.get(PAGE_WRITER, None)
+    if writer is not None:
+        writer.redis_server = real_side.server.version
+    return writer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ Not compared, and why
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
     How long it takes to replace a child that is gone: a real worker looks every five seconds. Here it is there at
     once, so in scenarios that lose a child anything may happen as much later.
-    A traceback's lines: only its functions. Without those of the plugin, for which there is a test of its own, and
-    without the signal handler that raises ``SoftTimeLimitExceeded``.
+    A traceback's lines: only its functions.
     A log record's arguments: they hold ids, times and process ids. Records below WARNING.
     ``KeyboardInterrupt`` in a task: here it ends the test, by design. A task that kills its own process would kill
     the test.
@@ -32,7 +31,10 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+from fidelity_expected import Difference
 
 Record = dict[str, Any]
 
@@ -47,6 +49,7 @@ _VARYING = (
     (re.compile(r"Job: \d+"), "Job: N"),
 )
 _PLUGIN = "pytest_celery_faults"
+_NOTHING = Difference("")
 _NOT_COMPARED = ("at", "id", "role", "task")
 
 
@@ -67,10 +70,13 @@ class Raw:
 
 
 class History:
-    """The comparable form."""
+    """The comparable form, without what ``apart`` says of the real side."""
 
-    def __init__(self, raw: Raw) -> None:
+    def __init__(self, raw: Raw, apart: Difference | None = None) -> None:
         self._raw = raw
+        self._apart = apart or _NOTHING
+        #: Lines of ``apart`` that did not happen.
+        self.missing: list[str] = []
         self._label_ids()
         self.by_role: dict[str, list[str]] = defaultdict(list)
         self.merged: dict[str, list[str]] = defaultdict(list)
@@ -79,8 +85,8 @@ class History:
         self.in_children: list[str] = []
         self.offsets: dict[str, list[float]] = defaultdict(list)
         self.retried: set[str] = set()
-        #: Functions of the plugin in the tracebacks that were stored.
-        self.own_frames: list[str] = []
+        #: Functions of the plugin in each traceback that was stored.
+        self.own_frames: list[tuple[str, ...]] = []
         #: Where child and main process go on at the same time: see above.
         self.racing: set[str] = set()
         self.starts: dict[str, list[float]] = defaultdict(list)
@@ -112,13 +118,16 @@ class History:
 
     def _sort_records(self) -> None:
         first: dict[str, float] = {}
-        for record in self._raw.records:
+        taken = self._take_apart()
+        for position, record in enumerate(self._raw.records):
+            if position in taken:
+                continue
             role, kind, at = record["role"], record["kind"], record["at"]
             if role == "test" or kind == "worker_ready":
                 continue
             label = self.labels.get(record["id"], "no task")
-            details = {name: value for name, value in record.items() if name not in (*_NOT_COMPARED, "kind")}
-            text = f"{kind} {self._plain(details)}" if details else kind
+            details = self._details(record)
+            text = self._text(record)
             if kind == "log":
                 self.logs[role].append(text)
                 continue
@@ -141,6 +150,46 @@ class History:
             if kind == "prerun":
                 self.starts[label].append(at)
 
+    def _details(self, record: Record) -> dict[str, Any]:
+        return {name: value for name, value in record.items() if name not in (*_NOT_COMPARED, "kind")}
+
+    def _text(self, record: Record) -> str:
+        details = self._details(record)
+        return f"{record['kind']} {self._plain(details)}" if details else str(record["kind"])
+
+    def _line(self, record: Record) -> str:
+        return f"{record['role']} {self.labels.get(record['id'], 'no task')} {self._text(record)}"
+
+    def _take_apart(self) -> set[int]:
+        """Positions of the records that are meant to be on this side only."""
+        taken: set[int] = set()
+        lines = [self._line(record) for record in self._raw.records]
+        struck = next((n for n, line in enumerate(lines) if "'Hard time limit (%ss) exceeded" in line), len(lines))
+        unwinding = self._apart.unwinding
+        if unwinding:
+            role, task, _ = unwinding[0].split(" ", 2)
+            own = [n for n in range(struck, len(lines)) if lines[n].startswith(f"{role} {task} ")]
+            # SIGKILL may come before the last of them, never before the first.
+            for n, line in zip(own, unwinding, strict=False):
+                if lines[n] != line:
+                    break
+                taken.add(n)
+            if not taken:
+                self.missing.append(unwinding[0])
+        position = 0
+        for line in self._apart.real:
+            found = next((n for n in range(position, len(lines)) if lines[n] == line), None)
+            if found is None:
+                self.missing.append(line)
+            else:
+                taken.add(found)
+                position = found + 1
+        return taken
+
+    def count(self, text: str) -> int:
+        """How often something happened, to any task."""
+        return sum(text in line for lines in self.merged.values() for line in lines)
+
     def _stored(self, text: Any) -> Any:
         if text is None:
             return None
@@ -148,10 +197,17 @@ class History:
         meta.pop("date_done", None)
         if meta.get("traceback"):
             frames = re.findall(r'File "(.*?)", line \d+, in (\w+)\n', meta["traceback"])
-            self.own_frames += [function for file, function in frames if _PLUGIN in file]
-            meta["traceback"] = [
-                function for file, function in frames if _PLUGIN not in file and function != "soft_timeout_sighandler"
-            ]
+            own = tuple(f"{Path(file).stem}.{function}" for file, function in frames if _PLUGIN in file)
+            foreign = [function for file, function in frames if _PLUGIN not in file]
+            if own:
+                self.own_frames.append(own)
+            real_frames = self._apart.real_frames
+            if real_frames:
+                if tuple(foreign[-len(real_frames) :]) == real_frames:
+                    del foreign[-len(real_frames) :]
+                else:
+                    self.missing.append(f"the frames {real_frames}")
+            meta["traceback"] = foreign
         if meta.get("status") == "STARTED":
             meta["result"] = sorted(meta["result"])
         meta["children"] = [child[0][0] for child in meta.get("children") or ()]
@@ -190,12 +246,21 @@ class History:
         return "\n".join(lines)
 
 
-def differences(real: History, here: History, loses_child: bool) -> list[str]:
-    """Where the two differ, one entry each; none when they are equal."""
-    found: list[str] = []
+def differences(real: History, here: History, loses_child: bool, expected: Difference | None = None) -> list[str]:
+    """Where the two differ otherwise than expected, one entry each; none when all is as it should be.
+
+    An expected difference that is not there is one of them.
+    """
+    expected = expected or _NOTHING
+    found = [f"expected, and no longer so, on the real side: {line}" for line in real.missing]
+    expected_values = dict(expected.values)
 
     def compare(what: str, first: Any, second: Any) -> None:
-        if first != second:
+        if what in expected_values:
+            wanted = expected_values.pop(what)
+            if (first, second) != wanted:
+                found.append(f"{what}, expected to differ:\n    real {first!r}\n    here {second!r}\n  not {wanted!r}")
+        elif first != second:
             found.append(f"{what}:\n    real {first!r}\n    here {second!r}")
 
     for attribute in ("by_role", "published", "logs", "stored", "queues"):
@@ -206,6 +271,11 @@ def differences(real: History, here: History, loses_child: bool) -> list[str]:
         compare(f"order of processes of {label}", real.merged.get(label), here.merged.get(label))
     for attribute in ("in_children", "seen", "unacked", "keys"):
         compare(attribute, getattr(real, attribute), getattr(here, attribute))
+    if set(here.own_frames) != ({expected.frames} if expected.frames else set()):
+        found.append(f"the plugin's frames in tracebacks: expected {expected.frames}, found {here.own_frames}")
+    if real.own_frames:
+        found.append(f"the plugin's frames in the real side's tracebacks: {real.own_frames}")
+    found += [f"expected to differ, and not there at all: {what}" for what in expected_values]
     found += _late_or_early(real, here, LATE + loses_child * CHILD_REPLACED_WITHIN)
     return found
 

@@ -14,10 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import scenario_app as tasks
+from celery import __version__ as celery_version
 from celery import chain, chord, group
+from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_RETRY, IN_SLEEP, LEFT, Difference, Shows, killed, says
 from scenario_app import app
 
+# Where the versions that are supported differ.
+_5_7 = tuple(map(int, celery_version.split(".")[:2])) >= (5, 7)
+
 Function = Callable[[Any], None]
+
+_STORED = {"traceback": None, "children": []}
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,15 @@ class Scenario:
     """One scenario.
 
     ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
-    killed or leaves.
+    killed or leaves. ``expected`` is what differs on purpose, ``shows`` what can be learned of Celery.
     """
 
     function: Function
     conf: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
     loses_child: bool = False
+    expected: Difference | None = None
+    shows: Shows | None = None
 
     @property
     def name(self) -> str:
@@ -41,9 +50,16 @@ class Scenario:
 SCENARIOS: list[Scenario] = []
 
 
-def scenario(*, fresh: bool = False, loses_child: bool = False, **conf: Any) -> Callable[[Function], Function]:
+def scenario(
+    *,
+    fresh: bool = False,
+    loses_child: bool = False,
+    expected: Difference | None = None,
+    shows: Shows | None = None,
+    **conf: Any,
+) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
-        SCENARIOS.append(Scenario(function, conf, fresh, loses_child))
+        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, expected, shows))
         return function
 
     return add
@@ -57,32 +73,38 @@ def success(driver: Any) -> None:
     driver.get(tasks.add.delay(2, 3))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def failure(driver: Any) -> None:
     driver.get(tasks.boom.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def failure_with_arguments(driver: Any) -> None:
     driver.get(tasks.boom_order.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def failure_with_cause(driver: Any) -> None:
     driver.get(tasks.boom_nested.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def failure_that_is_expected(driver: Any) -> None:
     driver.get(tasks.boom_expected.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def exception_that_cannot_be_unpickled(driver: Any) -> None:
     driver.get(tasks.raise_picky.delay())
 
 
-@scenario()
+@scenario(
+    expected=IN_BODY,
+    shows=Shows(
+        "An exception that cannot be pickled reaches the caller as `UnpickleableExceptionWrapper`.",
+        lambda real: "UnpickleableExceptionWrapper" in str(real.seen),
+    ),
+)
 def exception_that_cannot_be_pickled(driver: Any) -> None:
     driver.get(tasks.raise_locked.delay())
 
@@ -97,7 +119,7 @@ def result_changed_by_json(driver: Any) -> None:
     driver.get(tasks.return_set.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def wrong_arguments(driver: Any) -> None:
     driver.get(app.send_task("scenario_app.add", (1, 2, 3)))
 
@@ -140,7 +162,7 @@ def result_ignored(driver: Any) -> None:
     driver.track(tasks.add.apply_async((1, 2), ignore_result=True))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def result_ignored_but_errors_stored(driver: Any) -> None:
     driver.track(tasks.silent_but_errors.delay())
 
@@ -152,9 +174,23 @@ def caller_gives_up(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario()
+@scenario(
+    expected=Difference(
+        "A timeout is exact here. Celery looks at it once a second, so that a result that comes in meanwhile is "
+        "returned, late as it is.",
+        values={
+            "seen": (
+                [("sleeper#1", "returned 0.6")],
+                [("sleeper#1", "gave up with TimeoutError('The operation timed out.')")],
+            )
+        },
+    ),
+    shows=Shows(
+        "`get(timeout=0.3)` waits longer: the timeout is looked at once a second.",
+        lambda real: real.seen == [("sleeper#1", "returned 0.6")],
+    ),
+)
 def caller_gives_up_after_less_than_a_second(driver: Any) -> None:
-    # Celery looks at the timeout once a second, so a result that comes in meanwhile is returned, late as it is.
     result = tasks.sleeper.delay(0.6)
     driver.get(result, timeout=0.3)
 
@@ -171,25 +207,32 @@ def result_forgotten(driver: Any) -> None:
 
 @scenario()
 def manual_retry_then_success(driver: Any) -> None:
-    driver.get(tasks.retry_once.delay(0.6))
+    driver.get(tasks.retry_once.delay(0.3))
 
 
 @scenario()
 def manual_retry_acked_late(driver: Any) -> None:
-    driver.get(tasks.late_retry_once.delay(0.5))
+    driver.get(tasks.late_retry_once.delay(0.3))
 
 
-@scenario()
+@scenario(expected=IN_RETRY)
 def manual_retry_to_the_end(driver: Any) -> None:
     driver.get(tasks.retry_to_the_end.delay())
 
 
-@scenario()
+@scenario(expected=IN_RETRY)
 def manual_retry_without_exception(driver: Any) -> None:
     driver.get(tasks.retry_without_exc.delay())
 
 
-@scenario()
+@scenario(
+    expected=IN_RETRY,
+    shows=Shows(
+        "`self.retry()` without `exc` inside an `except` ends in `MaxRetriesExceededError`, not in the "
+        "exception that was caught.",
+        lambda real: "MaxRetriesExceededError" in str(real.seen),
+    ),
+)
 def retry_refused_in_except(driver: Any) -> None:
     driver.get(tasks.retry_in_except.delay())
 
@@ -199,12 +242,12 @@ def retry_with_other_arguments(driver: Any) -> None:
     driver.get(tasks.retry_changed.delay(1))
 
 
-@scenario()
+@scenario(expected=IN_AUTORETRY)
 def autoretry_with_backoff_to_the_end(driver: Any) -> None:
     driver.get(tasks.autoretry.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def autoretry_not_for_this(driver: Any) -> None:
     driver.get(tasks.autoretry_not_for.delay())
 
@@ -246,12 +289,28 @@ def reject_acked_late(driver: Any) -> None:
     driver.track(tasks.reject_late.delay())
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "`Reject(requeue=False)` stores `FAILURE`, sends `task_failure` and calls `link_error` from "
+        "Celery 5.7, and does nothing of it in 5.6; `on_failure` is never called.",
+        lambda real: (
+            (real.stored["reject_late_hooked#1"] is not None, real.count("main: failure {"), real.count("errback of"))
+            == ((True, 1, 1) if _5_7 else (False, 0, 0))
+            and not real.count("on_failure")
+        ),
+    )
+)
 def reject_acked_late_with_errback(driver: Any) -> None:
     driver.track(tasks.reject_late_hooked.apply_async(link_error=tasks.errback.s()))
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "`Reject(requeue=True)` of a message that was acknowledged before the body ran loses the task: it "
+        "is not run again, and nothing is stored.",
+        lambda real: real.count("prerun") == 1 and real.stored["reject_early#1"] is None,
+    )
+)
 def requeue_acked_early(driver: Any) -> None:
     driver.track(tasks.reject_early.delay(True))
 
@@ -261,12 +320,19 @@ def requeue_acked_late_then_success(driver: Any) -> None:
     driver.get(tasks.requeue_once.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def failure_acked_late(driver: Any) -> None:
     driver.get(tasks.late_boom.delay())
 
 
-@scenario()
+@scenario(
+    expected=IN_BODY,
+    shows=Shows(
+        "A failed task with `acks_on_failure_or_timeout=False` is not run again: its message is rejected, "
+        "not requeued.",
+        lambda real: real.count("prerun") == 1 and not any(real.queues.values()) and not real.unacked,
+    ),
+)
 def failure_acked_late_and_not_acked_on_failure(driver: Any) -> None:
     driver.get(tasks.late_boom_not_acked.delay())
 
@@ -279,72 +345,144 @@ def soft_limit_caught(driver: Any) -> None:
     driver.get(tasks.soft_caught.delay())
 
 
-@scenario()
+@scenario(expected=IN_SLEEP)
 def soft_limit_uncaught(driver: Any) -> None:
     driver.get(tasks.soft_uncaught.delay())
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("soft_then_hard#1", says("finally"), LEFT))
 def soft_limit_then_hard_limit(driver: Any) -> None:
     driver.get(tasks.soft_then_hard.delay())
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True,
+    expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT),
+    shows=Shows(
+        "A hard time limit sends `task_failure` twice from Celery 5.7, once in 5.6.",
+        lambda real: real.count("main: failure {") == (2 if _5_7 else 1),
+    ),
+)
 def hard_limit_acked_early(driver: Any) -> None:
     driver.get(tasks.hard_limit.delay())
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True,
+    expected=killed("late_hard_limit#1", LEFT),
+    shows=Shows(
+        "A task that ends in a hard time limit is acknowledged, `acks_late` or not: it is not run again.",
+        lambda real: real.count("received") == 1 and not any(real.queues.values()),
+    ),
+)
 def hard_limit_acked_late(driver: Any) -> None:
     driver.get(tasks.late_hard_limit.delay())
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True,
+    expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT),
+    shows=Shows(
+        "A hard time limit calls `link_error` twice.", lambda real: real.count("note {'text': 'errback of") == 2
+    ),
+)
 def hard_limit_with_errback(driver: Any) -> None:
     driver.get(tasks.hard_limit.apply_async(link_error=tasks.errback.s()))
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True, expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT)
+)
 def hard_limit_with_old_errback(driver: Any) -> None:
     driver.get(tasks.hard_limit.apply_async(link_error=tasks.old_errback.s()))
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("hard_limit_slow_to_leave#1", says("cleaning up")))
 def hard_limit_of_a_task_slow_to_leave(driver: Any) -> None:
     driver.get(tasks.hard_limit_slow_to_leave.delay())
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True,
+    expected=killed(
+        "hard_limit_swallowed#1",
+        says("swallowed SystemExit(-241)"),
+        "success {'result': \"'survived'\"}",
+        "postrun {'state': 'SUCCESS', 'retval': \"'survived'\"}",
+        what="a task that catches it returns, and its `SUCCESS` is stored over the `FAILURE`.",
+        values={
+            "stored hard_limit_swallowed#1": (
+                {**_STORED, "status": "SUCCESS", "result": "survived", "task_id": "hard_limit_swallowed#1"},
+                {
+                    **_STORED,
+                    "status": "FAILURE",
+                    "result": {
+                        "exc_type": "TimeLimitExceeded",
+                        "exc_message": [0.3],
+                        "exc_module": "billiard.exceptions",
+                    },
+                    "task_id": "hard_limit_swallowed#1",
+                },
+            )
+        },
+    ),
+)
 def hard_limit_swallowed(driver: Any) -> None:
     driver.track(tasks.hard_limit_swallowed.delay())
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True,
+    expected=killed(
+        "hard_limit_sends#1",
+        LEFT,
+        what="the message that its `finally` sends is sent, and the other task runs.",
+        real=(
+            "child add#1 sent {'retries': 0, 'eta': False}",
+            "main add#1 received {'redelivered': False}",
+            "child add#1 prerun {'retries': 0}",
+            "child add#1 success {'result': '16'}",
+            "child add#1 postrun {'state': 'SUCCESS', 'retval': '16'}",
+        ),
+        values={
+            "stored add#1": (
+                {**_STORED, "status": "SUCCESS", "result": 16, "parent_id": "hard_limit_sends#1", "task_id": "add#1"},
+                None,
+            ),
+            "keys": (
+                ["celery-task-meta-add#1 expires", "celery-task-meta-hard_limit_sends#1 expires"],
+                ["celery-task-meta-hard_limit_sends#1 expires"],
+            ),
+        },
+    ),
+)
 def hard_limit_of_a_task_that_sends_another(driver: Any) -> None:
     driver.track(tasks.hard_limit_sends.delay())
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("hooked_hard_limit#1", LEFT))
 def hard_limit_with_hooks(driver: Any) -> None:
     driver.get(tasks.hooked_hard_limit.delay())
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("hard_limit_requeued#1", LEFT))
 def hard_limit_requeued_then_success(driver: Any) -> None:
     driver.track(tasks.hard_limit_requeued.delay())
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("hard_limit_ignored#1", LEFT))
 def hard_limit_ignored_result(driver: Any) -> None:
     driver.track(tasks.hard_limit_ignored.delay())
 
 
-@scenario(loses_child=True)
+@scenario(loses_child=True, expected=killed("sleeper#1", says("interrupted by SystemExit"), says("finally"), LEFT))
 def hard_limit_of_the_call(driver: Any) -> None:
-    driver.get(tasks.sleeper.apply_async((10,), time_limit=0.5))
+    driver.get(tasks.sleeper.apply_async((10,), time_limit=0.3))
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True, expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT)
+)
 def hard_limit_then_the_next_task(driver: Any) -> None:
     first = tasks.hard_limit.delay()
     second = tasks.add.delay(1, 1)
@@ -352,13 +490,17 @@ def hard_limit_then_the_next_task(driver: Any) -> None:
     driver.get(second)
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True, expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT)
+)
 def hard_limit_in_a_chain(driver: Any) -> None:
     result = chain(tasks.hard_limit.s(), tasks.linked.s())()
     driver.get(result)
 
 
-@scenario(loses_child=True)
+@scenario(
+    loses_child=True, expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT)
+)
 def hard_limit_in_a_chord(driver: Any) -> None:
     body = tasks.total.s().on_error(tasks.errback.s())
     driver.get(chord([tasks.add.s(1, 1), tasks.hard_limit.s()])(body))
@@ -396,7 +538,7 @@ def revoked_with_errback(driver: Any) -> None:
 
 @scenario()
 def revoked_while_waiting_for_its_eta(driver: Any) -> None:
-    result = tasks.add.apply_async((1, 2), countdown=0.6)
+    result = tasks.add.apply_async((1, 2), countdown=0.4)
     driver.until("received", result)
     result.revoke()
     driver.get(result)
@@ -448,7 +590,7 @@ def revoked_without_terminate_while_running(driver: Any) -> None:
 
 @scenario()
 def countdown(driver: Any) -> None:
-    driver.get(tasks.add.apply_async((1, 2), countdown=0.6))
+    driver.get(tasks.add.apply_async((1, 2), countdown=0.4))
 
 
 @scenario()
@@ -498,28 +640,28 @@ def link(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def link_error(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link=tasks.linked.s(), link_error=tasks.errback.s()))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def link_error_old_style(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=tasks.old_errback.s()))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def link_error_immutable(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=tasks.immutable_errback.si()))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def link_error_of_all_styles(driver: Any) -> None:
     errbacks = [tasks.errback.s(), tasks.old_errback.s(), tasks.immutable_errback.si()]
     driver.get(tasks.boom.apply_async(link_error=errbacks))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def link_error_that_fails(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=[tasks.failing_errback.s(), tasks.errback.s()]))
 
@@ -537,7 +679,7 @@ def group_of_three(driver: Any) -> None:
     driver.get(group(tasks.add.s(n, n) for n in (1, 2, 3))())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def group_with_a_failing_member(driver: Any) -> None:
     result = group(tasks.add.s(1, 1), tasks.boom.s(), tasks.add.s(2, 2))()
     driver.get(result)
@@ -552,13 +694,13 @@ def chord_of_two(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.total.s()))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def chord_with_a_failing_header(driver: Any) -> None:
     body = tasks.total.s().on_error(tasks.errback.s())
     driver.get(chord([tasks.add.s(1, 1), tasks.boom.s(), tasks.add.s(2, 2)])(body))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def chord_with_a_failing_body(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.boom_of_list.s()))
 
@@ -568,7 +710,13 @@ def chord_with_a_header_that_retries(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.retry_once.s(0.3)])(tasks.linked.s()))
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "A chord with a header task that raises `Ignore` never runs its body, and keeps its keys in the "
+        "result backend.",
+        lambda real: not real.count("linked got") and "celery-taskset-meta-" in str(real.keys),
+    )
+)
 def chord_with_a_header_that_ignores(driver: Any) -> None:
     driver.track(chord([tasks.add.s(1, 1), tasks.ignored.s()])(tasks.linked.s()))
 
@@ -585,7 +733,7 @@ def chain_of_three(driver: Any) -> None:
     driver.observe([result.parent.get(timeout=5), result.parent.parent.get(timeout=5)])
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def chain_broken_in_the_middle(driver: Any) -> None:
     signature = chain(tasks.add.s(1, 1), tasks.boom_of_list.s(), tasks.add.s(3))
     driver.get(signature.apply_async(link_error=tasks.errback.s()))
@@ -621,7 +769,7 @@ def task_that_sends_another(driver: Any) -> None:
     driver.get(tasks.sends_another.delay())
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def waiting_for_another_task_inside_a_task(driver: Any) -> None:
     driver.get(tasks.nested_get.delay())
 
@@ -634,7 +782,7 @@ def hooks_of_a_success(driver: Any) -> None:
     driver.get(tasks.hooked_success.delay(1))
 
 
-@scenario()
+@scenario(expected=IN_BODY)
 def hooks_of_a_failure(driver: Any) -> None:
     driver.get(tasks.hooked_failure.apply_async((1,), link_error=tasks.errback.s()))
 
@@ -659,7 +807,17 @@ def hook_on_success_raises(driver: Any) -> None:
     driver.get(tasks.bad_on_success.delay())
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "An `on_failure` that raises is called a second time, and its exception takes the place of the "
+        "task's in `task_failure` and in the result.",
+        lambda real: (
+            real.count("child: on_failure") == 2
+            and real.count("main: failure {'exception': \"RuntimeError('on_failure')\"") == 1
+            and real.stored["bad_on_failure#1"]["result"]["exc_type"] == "RuntimeError"
+        ),
+    )
+)
 def hook_on_failure_raises(driver: Any) -> None:
     driver.get(tasks.bad_on_failure.delay())
 
@@ -678,7 +836,12 @@ def unregistered_task(driver: Any) -> None:
     driver.get(tasks.add.delay(1, 2))
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "The `link_error` of a task that no worker knows is not called.",
+        lambda real: real.count("main: unknown") == 1 and not real.count("errback"),
+    )
+)
 def unregistered_task_with_errback(driver: Any) -> None:
     driver.track(app.send_task("nowhere.task", (1,), link_error=tasks.errback.s()))
     driver.settle()
@@ -702,7 +865,12 @@ def message_of_refused_content_type(driver: Any) -> None:
     driver.get(tasks.add.delay(1, 2))
 
 
-@scenario()
+@scenario(
+    shows=Shows(
+        "A message that cannot be decoded is acknowledged and gone: no result, no signal, a line in the log.",
+        lambda real: not real.count("rejected") and not any(real.queues.values()),
+    )
+)
 def message_that_is_broken_json(driver: Any) -> None:
     headers = {"id": "0" * 36, "task": "scenario_app.add", "eta": None, "lang": "py", "root_id": None}
     driver.publish(b"[[1, 2], {", content_type="application/json", content_encoding="utf-8", headers=headers)
@@ -755,7 +923,13 @@ def system_exit_acked_late_with_errback(driver: Any) -> None:
 # -- the end of the worker
 
 
-@scenario(fresh=True)
+@scenario(
+    fresh=True,
+    shows=Shows(
+        "A warm shutdown puts prefetched and delayed tasks back on the queue, the last one first.",
+        lambda real: [one["id"] for one in real.queues["celery"]] == ["add#2", "add#1"],
+    ),
+)
 def warm_shutdown(driver: Any) -> None:
     running = tasks.sleeper.delay(0.8)
     prefetched = tasks.add.delay(1, 1)
@@ -784,7 +958,14 @@ def cold_shutdown_acked_late(driver: Any) -> None:
     driver.observe(running.state)
 
 
-@scenario(fresh=True)
+@scenario(
+    fresh=True,
+    shows=Shows(
+        "A worker that dies loses the tasks that it had acknowledged early; what it had only prefetched "
+        "stays in `unacked` until the visibility timeout.",
+        lambda real: real.stored["sleeper#1"] is None and len(real.unacked) == 1 and "add#1" in real.unacked[0],
+    ),
+)
 def power_cut(driver: Any) -> None:
     running = tasks.sleeper.delay(5)
     held = tasks.add.delay(1, 1)

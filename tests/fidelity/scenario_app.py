@@ -313,7 +313,7 @@ def late_retry_once(self: Any, countdown: float) -> str:
     return "done"
 
 
-@app.task(bind=True, max_retries=1, default_retry_delay=0.5)
+@app.task(bind=True, max_retries=1, default_retry_delay=0.3)
 def retry_to_the_end(self: Any) -> None:
     raise self.retry(exc=ValueError("never"))
 
@@ -388,7 +388,7 @@ def requeue_once(self: Any) -> str:
     return "done"
 
 
-@app.task(soft_time_limit=0.5)
+@app.task(soft_time_limit=0.3)
 def soft_caught() -> str:
     try:
         time.sleep(10)
@@ -398,7 +398,7 @@ def soft_caught() -> str:
     return "never"
 
 
-@app.task(soft_time_limit=0.5, base=Hooked)
+@app.task(soft_time_limit=0.3, base=Hooked)
 def soft_uncaught() -> None:
     try:
         time.sleep(10)
@@ -406,7 +406,7 @@ def soft_uncaught() -> None:
         note("finally")
 
 
-@app.task(soft_time_limit=0.5, time_limit=1, base=Hooked)
+@app.task(soft_time_limit=0.3, time_limit=0.6, base=Hooked)
 def soft_then_hard() -> None:
     try:
         time.sleep(10)
@@ -417,7 +417,7 @@ def soft_then_hard() -> None:
         note("finally")
 
 
-@app.task(time_limit=0.5)
+@app.task(time_limit=0.3)
 def hard_limit() -> None:
     try:
         time.sleep(10)
@@ -428,7 +428,7 @@ def hard_limit() -> None:
         note("finally")
 
 
-@app.task(time_limit=0.5)
+@app.task(time_limit=0.3)
 def hard_limit_slow_to_leave() -> None:
     try:
         time.sleep(10)
@@ -438,7 +438,7 @@ def hard_limit_slow_to_leave() -> None:
         note("cleaned up")
 
 
-@app.task(time_limit=0.5)
+@app.task(time_limit=0.3)
 def hard_limit_swallowed() -> str:
     try:
         time.sleep(10)
@@ -447,7 +447,7 @@ def hard_limit_swallowed() -> str:
     return "survived"
 
 
-@app.task(time_limit=0.5)
+@app.task(time_limit=0.3)
 def hard_limit_sends() -> None:
     try:
         time.sleep(10)
@@ -455,22 +455,22 @@ def hard_limit_sends() -> None:
         add.delay(8, 8)
 
 
-@app.task(time_limit=0.5, base=Hooked)
+@app.task(time_limit=0.3, base=Hooked)
 def hooked_hard_limit() -> None:
     time.sleep(10)
 
 
-@app.task(time_limit=0.5, acks_late=True)
+@app.task(time_limit=0.3, acks_late=True)
 def late_hard_limit() -> None:
     time.sleep(10)
 
 
-@app.task(time_limit=0.5, ignore_result=True)
+@app.task(time_limit=0.3, ignore_result=True)
 def hard_limit_ignored() -> None:
     time.sleep(10)
 
 
-@app.task(bind=True, time_limit=0.5, acks_late=True, acks_on_failure_or_timeout=False)
+@app.task(bind=True, time_limit=0.3, acks_late=True, acks_on_failure_or_timeout=False)
 def hard_limit_requeued(self: Any) -> str:
     if not self.request.delivery_info["redelivered"]:
         time.sleep(10)

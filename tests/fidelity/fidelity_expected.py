@@ -1,0 +1,76 @@
+"""Where the two sides are meant to differ, and why; and what the scenarios show of Celery itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one scenario may differ in: exactly this, and it must. All else has to be equal.
+
+    Lines are written as `History` writes them: role, task, what happened.
+    """
+
+    reason: str
+    #: Lines of a child that is being killed, on the real side. It has a tenth of a second, so the last ones may be
+    #: missing, never the first; and they come after the worker said that the hard limit struck.
+    unwinding: tuple[str, ...] = ()
+    #: Other lines that only the real side writes.
+    real: tuple[str, ...] = ()
+    #: What is compared under this name, on the real side and here.
+    values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    #: Functions of the plugin in the stored tracebacks, and what stands there on the real side.
+    frames: tuple[str, ...] = ()
+    real_frames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shows:
+    """A peculiarity of Celery that a scenario shows; ``holds`` looks for it in the history of the real worker."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+# -- hard time limits
+
+LEFT = "postrun {'state': None, 'retval': 'None'}"
+
+
+def says(text: str) -> str:
+    return f"note {{'text': {text!r}}}"
+
+
+_SIGTERM_FIRST = (
+    "A hard time limit ends a task as SIGKILL would. billiard sends SIGTERM first, which raises `SystemExit` in the "
+    "task, and SIGKILL a tenth of a second later: "
+)
+
+
+def killed(task: str, *lines: str, what: str = "what the task does in between happens.", **more: Any) -> Difference:
+    """The difference of a task that a hard time limit ends: the real one unwinds for a tenth of a second."""
+    return Difference(_SIGTERM_FIRST + what, unwinding=tuple(f"child {task} {line}" for line in lines), **more)
+
+
+# -- tracebacks
+
+IN_BODY = Difference(
+    "The stored traceback has a frame of the plugin before the task's body.", frames=("injection.run",)
+)
+IN_RETRY = Difference(
+    "The stored traceback has a frame of the plugin before the task's body, and two before `Task.retry`.",
+    frames=("injection.run", "harness.retry", "harness._retry"),
+)
+IN_AUTORETRY = Difference(
+    "The stored traceback has two frames of the plugin before `Task.retry`, and one before the task's body.",
+    frames=("harness.retry", "harness._retry", "injection.run"),
+)
+IN_SLEEP = Difference(
+    "The stored traceback has a frame of the plugin before the task's body, and ends in the plugin's `sleep`, where "
+    "the real one ends in billiard's signal handler.",
+    frames=("injection.run", "frozen.sleep", "simulation.sleep", "simulation.wait"),
+    real_frames=("soft_timeout_sighandler",),
+)
