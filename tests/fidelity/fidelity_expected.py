@@ -25,6 +25,8 @@ class Difference:
     #: Functions of the plugin in the stored tracebacks, and what stands there on the real side.
     frames: tuple[str, ...] = ()
     real_frames: tuple[str, ...] = ()
+    #: Whether it is there with the Celery that is installed.
+    applies: bool = True
 
 
 @dataclass(frozen=True)

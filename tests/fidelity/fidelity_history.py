@@ -18,6 +18,8 @@ Not compared, and why
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
     How long it takes to replace a child that is gone: a real worker looks every five seconds. Here it is there at
     once, so in scenarios that lose a child anything may happen as much later.
+    How much a child still does between the SIGTERM and the SIGKILL of a hard time limit: a tenth of a second's worth,
+    a part of what the scenario declares, and never nothing.
     A traceback's lines: only its functions.
     A log record's arguments: they hold ids, times and process ids. Records below WARNING.
     ``KeyboardInterrupt`` in a task: here it ends the test, by design. A task that kills its own process would kill

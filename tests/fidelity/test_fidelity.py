@@ -29,7 +29,7 @@ PARAMETERS = [
 @pytest.mark.parametrize("real_run", PARAMETERS, indirect=True, scope="module")
 def test_same_history(real_run: tuple[Scenario, Raw], celery_faults: Any, page_writer: Any) -> None:
     scenario, raw = real_run
-    real = History(raw, scenario.expected)
+    real = History(raw, scenario.difference)
     driver = HarnessDriver(celery_faults)
     with driver.recording():
         try:
@@ -37,7 +37,7 @@ def test_same_history(real_run: tuple[Scenario, Raw], celery_faults: Any, page_w
         except Exception as exc:
             pytest.fail(f"here: {exc!r}\n\nthe history of the real worker:\n{real}\n\nhere:\n{driver.raw.records}")
     here = History(driver.raw)
-    found = differences(real, here, scenario.loses_child, scenario.expected)
+    found = differences(real, here, scenario.loses_child, scenario.difference)
     if scenario.shows and not scenario.shows.holds(History(raw)):
         found.append(f"the real worker does not show this: {scenario.shows.text}")
     if found:
