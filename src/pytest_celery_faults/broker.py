@@ -31,6 +31,7 @@ from redis import Redis
 
 from .hub import OrderedSet, Poller
 from .memory import Client, Server, client, pool_options
+from .simulation import WORKER_RANK
 
 REDIS, RABBITMQ = "redis", "rabbitmq"
 
@@ -363,6 +364,7 @@ class Transport(kombu_redis.Transport):
         self.cycle.poller.close()
         self.cycle.poller = Poller(self.broker._server)
         self.cycle._channels = OrderedSet()
+        self.of_worker = self.broker._server.simulation.current.rank == WORKER_RANK
         self.broker._transports.append(self)
 
     def establish_connection(self) -> Any:

@@ -18,7 +18,7 @@ from kombu.utils.url import parse_url
 from . import replaced
 from .app import Adoption
 from .backend import Backend
-from .broker import RABBITMQ, REDIS, Broker, transport_for
+from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
 from .clock import Clock, RealTimeSource, TimeSource
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, nearest
 from .frozen import Freeze
@@ -291,15 +291,16 @@ class Harness:
             simulation.kill(other)
         if fiber is not None:
             simulation.kill(fiber)
+        theirs = [transport for transport in self.broker._transports if transport.of_worker]
         if self.broker.manners == RABBITMQ:
-            for transport in self.broker._transports:
+            for transport in theirs:
                 transport.return_unacked()
-        self._cut_connections()
+        self._cut_connections(theirs)
 
-    def _cut_connections(self) -> None:
-        for transport in self.broker._transports:
+    def _cut_connections(self, transports: list[Transport]) -> None:
+        for transport in transports:
             transport.close_for_good()
-        self.broker._transports.clear()
+            self.broker._transports.remove(transport)
 
     def forget_worker_state(self) -> None:
         """What Celery keeps in module globals for the worker of a process: the next worker is another process."""
@@ -311,7 +312,7 @@ class Harness:
 
     def _dispose(self) -> None:
         self.simulation.close()
-        self._cut_connections()
+        self._cut_connections(list(self.broker._transports))
         self.server.files.clear()
         self.simulation.let_go()
         self.worker.let_go()

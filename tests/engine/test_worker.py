@@ -1556,3 +1556,22 @@ def test_the_same_seed_gives_the_same_timeline(build, bare_app):
     assert "retried" in first
     assert run("a") == first
     assert run("b") != first
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_the_tests_own_connections_survive_a_power_cut(build, bare_app, broker):
+    harness = build(broker=broker)
+
+    @bare_app.task(name="shop.plus")
+    def add(x, y):
+        return x + y
+
+    assert add.delay(1, 2).get() == 3
+    ours = [transport for transport in harness.broker._transports if not transport.of_worker]
+    harness.worker.crash()
+    assert ours
+    assert harness.broker._transports == ours
+    assert not any(channel.closed for transport in ours for channel in transport.channels)
+    waiting = add.delay(3, 4)
+    harness.worker.start()
+    assert waiting.get() == 7
