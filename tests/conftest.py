@@ -6,6 +6,7 @@ The suite itself runs with the plugin not armed; runs inside `pytester` opt in w
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 from collections.abc import Iterator
 
@@ -47,3 +48,10 @@ def shop(pytester: pytest.Pytester, closed_port: int, monkeypatch: pytest.Monkey
     for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
         monkeypatch.delenv(name, raising=False)
     return Shop(pytester, closed_port)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """For a process that is itself looked at: coverage would load modules and keep objects in it."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)

@@ -185,7 +185,7 @@ def test_help_and_markers_describe_what_there_is(shop):
     shop.run("--markers").stdout.fnmatch_lines(["@pytest.mark.inject(fault, *", "@pytest.mark.celery_faults(*"])
 
 
-def test_a_run_that_uses_nothing_of_ours_loads_nothing(shop):
+def test_a_run_that_uses_nothing_of_ours_loads_nothing(shop, unmeasured):
     shop.test(
         """
         import sys

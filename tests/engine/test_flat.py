@@ -116,7 +116,7 @@ def measure(what):
     return json.loads(done.stdout)
 
 
-def test_a_thousand_tests_leave_nothing():
+def test_a_thousand_tests_leave_nothing(unmeasured):
     found = measure(PASSING)
     assert found["states"] == {"SUCCESS": 1000}
     assert found["last"] == found["first"]
@@ -125,7 +125,7 @@ def test_a_thousand_tests_leave_nothing():
     assert found["blocks"] < 0.5
 
 
-def test_a_killed_task_costs_little(record_property):
+def test_a_killed_task_costs_little(record_property, unmeasured):
     """A killed greenlet must never be collected, or its `finally` would run: it stays, with its stack."""
     found = measure(KILLED)
     record_property("bytes_per_killed_task", found["bytes"])
