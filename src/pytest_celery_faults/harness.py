@@ -173,6 +173,7 @@ class Harness:
         stack.callback(watchdog.unwatch)
         self._freeze.start()
         stack.callback(self._freeze.finish)
+        stack.callback(self.injector.close)
 
     def _replace_names(self) -> None:
         harness = self

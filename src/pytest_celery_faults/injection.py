@@ -1,14 +1,15 @@
 """Which fault strikes where.
 
-A task's life has named points, and each point is one call of `Injector.strike`. This module knows two of them:
-``start``, before the body, inside Celery's autoretry wrapper, and ``return``, after the body.
+A task's life has named points, and each point is one call of `Injector.strike`: ``start``, before the body, inside
+Celery's autoretry wrapper; ``return``, after the body; and the call of a named function inside the body.
 """
 
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -17,11 +18,12 @@ from typing import Any
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, nearest
 from .faults import LIMITS, Fault, Raise, Sleep, as_fault, kind_of
 from .recorder import Recorder
-from .simulation import TASK_RANK, Simulation
+from .simulation import TASK_RANK, Fiber, Simulation
+from .targets import Target, find_target
 from .timeline import Event
 
 POINTS = ("start", "return")
-ARGUMENTS = ("task", "times", "at", "required")
+ARGUMENTS = ("task", "times", "skip", "every", "at", "when", "probability", "then", "required")
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,21 @@ class Plan:
     """What a marker or a call of ``inject()`` asks for, checked."""
 
     fault: Fault
-    tasks: tuple[str, ...] | None
-    times: int | None
-    at: str
-    required: bool
+    tasks: tuple[str, ...] | None = None
+    times: int | None = 1
+    skip: int = 0
+    every: int = 1
+    at: str | Target = "start"
+    when: Callable[[Execution], object] | None = None
+    probability: float = 1.0
+    then: Callable[[Execution], object] | None = None
+    required: bool = True
 
     def __str__(self) -> str:
         where = f" into {', '.join(self.tasks)}" if self.tasks is not None else ""
+        point = f" at {self.at}" if self.at != "start" else ""
         often = "" if self.times == 1 else ", every time" if self.times is None else f", {self.times} times"
-        return f"{self.fault!r}{where}{often}"
+        return f"{self.fault!r}{where}{point}{often}"
 
 
 def plan(*args: Any, **options: Any) -> Plan:
@@ -74,19 +82,58 @@ def plan(*args: Any, **options: Any) -> Plan:
         raise FaultTypeError("inject() needs a fault: an exception class, an exception, or Sleep(30)")
     fault = as_fault(args[0] if args else options["fault"])
     times = options.get("times", 1)
-    if times is not None:
-        if isinstance(times, bool) or not isinstance(times, int):
-            raise FaultTypeError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
-        if times < 1:
-            raise FaultValueError(f"times={times!r}: a whole number from 1 up, or None for every matching execution")
-    at = options.get("at")
-    at = "start" if at is None else at
-    if not isinstance(at, str) or at not in POINTS:
-        raise FaultValueError(f"at={at!r}: choose one of {', '.join(POINTS)}{nearest(str(at), POINTS)}")
-    required = options.get("required", True)
+    probability = _probability(options.get("probability", 1.0))
+    required = options.get("required", probability == 1)
     if not isinstance(required, bool):
         raise FaultTypeError(f"required={required!r}: True or False")
-    return Plan(fault, _task_names(options.get("task")), times, at, required)
+    return Plan(
+        fault=fault,
+        tasks=_task_names(options.get("task")),
+        times=None if times is None else _count("times", times, 1, ", or None for every matching execution"),
+        skip=_count("skip", options.get("skip", 0), 0),
+        every=_count("every", options.get("every", 1), 1),
+        at=_point(options.get("at")),
+        when=_callable("when", options.get("when")),
+        probability=probability,
+        then=_callable("then", options.get("then")),
+        required=required,
+    )
+
+
+def _count(name: str, value: object, least: int, otherwise: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FaultTypeError(f"{name}={value!r}: a whole number from {least} up{otherwise}")
+    if value < least:
+        raise FaultValueError(f"{name}={value!r}: a whole number from {least} up{otherwise}")
+    return value
+
+
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise FaultTypeError(f"probability={value!r}: a number from 0 to 1")
+    if not 0 <= value <= 1:
+        raise FaultValueError(f"probability={value!r}: a number from 0 to 1")
+    return value
+
+
+def _callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise FaultTypeError(f"{name}={value!r}: a function that is given the execution")
+    return value
+
+
+def _point(value: object) -> str | Target:
+    if value is None:
+        return "start"
+    if isinstance(value, str):
+        if value in POINTS:
+            return value
+        if "." not in value:
+            raise FaultValueError(
+                f"at={value!r}: choose one of {', '.join(POINTS)}{nearest(value, POINTS)} "
+                "A function is named with its module: at='shop.client.fetch'"
+            )
+    return find_target(value)
 
 
 def _task_names(value: Any) -> tuple[str, ...] | None:
@@ -117,6 +164,9 @@ class Injection(AbstractContextManager["Injection"]):
         self._injector = injector
         self._active = True
         self._in_block = False
+        self._chance = random.Random(random.getrandbits(64)) if what.probability < 1 else random.Random(0)
+        #: How many executions it matched, those that were let through included.
+        self.matched = 0
         #: How often it fired.
         self.fired = 0
         #: The timeline's events of its firings.
@@ -134,7 +184,7 @@ class Injection(AbstractContextManager["Injection"]):
         self._active = False
         self._injector.injections.remove(self)
 
-    def matches(self, execution: Execution, point: str) -> bool:
+    def matches(self, execution: Execution, point: str | Target) -> bool:
         what = self.plan
         if what.at != point or self.remaining == 0:
             return False
@@ -145,7 +195,18 @@ class Injection(AbstractContextManager["Injection"]):
         elif not any(name == pattern or fnmatchcase(name, pattern) for pattern in what.tasks):
             return False
         fault = what.fault
-        return not (isinstance(fault, Sleep) and fault.beyond and execution.time_limits[fault.beyond] is None)
+        if isinstance(fault, Sleep) and fault.beyond and execution.time_limits[fault.beyond] is None:
+            return False
+        return what.when is None or bool(what.when(execution))
+
+    def is_its_turn(self) -> bool:
+        """Whether a match is one of those at which it fires; counts it."""
+        what = self.plan
+        self.matched += 1
+        turn = self.matched - what.skip
+        if turn < 1 or (turn - 1) % what.every:
+            return False
+        return what.probability == 1 or self._chance.random() < what.probability
 
     def __enter__(self) -> Injection:
         self._in_block = True
@@ -172,9 +233,13 @@ class Injector:
         self._simulation = simulation
         self._default_limits = limits
         self._executed: dict[str, int] = {}
+        self._in_body: dict[Fiber, Execution] = {}
+        self._targets: dict[Target, ExitStack] = {}
 
     def add(self, what: Plan) -> Injection:
         injection = Injection(what, self)
+        if isinstance(what.at, Target) and what.at not in self._targets:
+            self._targets[what.at] = what.at.replace(self._strike_at_call)
         self.injections.append(injection)
         return injection
 
@@ -223,7 +288,12 @@ class Injector:
             execution = self._execution(task, args, kwargs)
             self._executed[task.name] = self._executed.get(task.name, 0) + 1
             self.strike("start", execution)
-            result = body(*args, **kwargs)
+            fiber = simulation.current
+            self._in_body[fiber] = execution
+            try:
+                result = body(*args, **kwargs)
+            finally:
+                self._in_body.pop(fiber, None)
             self.strike("return", execution)
             return result
 
@@ -250,12 +320,36 @@ class Injector:
             },
         )
 
-    def strike(self, point: str, execution: Execution) -> None:
+    def strike(self, point: str | Target, execution: Execution) -> None:
         """Let the first injection that matches at this point fire."""
-        for injection in self.injections:
-            if injection.matches(execution, point):
+        for injection in list(self.injections):
+            try:
+                fires = injection.matches(execution, point) and injection.is_its_turn()
+            except Exception as error:  # the test's own `when` is wrong, not the task
+                self._simulation.abort(error)
+                return
+            if fires:
                 self._fire(injection, execution)
                 return
+
+    def _strike_at_call(self, target: Target) -> None:
+        """A named function is called: by the body of a task, or by somebody else, whom it does not concern."""
+        execution = self._in_body.get(self._simulation.current) if self._simulation.here else None
+        if execution is not None:
+            self.strike(target, execution)
+
+    def close(self) -> None:
+        """Give the named functions back."""
+        for stack in self._targets.values():
+            stack.close()
+        self._targets.clear()
+
+    def _then(self, injection: Injection, execution: Execution) -> None:
+        if injection.plan.then is not None:
+            try:
+                injection.plan.then(execution)
+            except Exception as error:
+                self._simulation.abort(error)
 
     def _fire(self, injection: Injection, execution: Execution) -> None:
         fault = injection.plan.fault
@@ -265,6 +359,7 @@ class Injector:
         if isinstance(fault, Raise):
             exception = fault.make()
             self._recorder.injected.append(exception)
+            self._then(injection, execution)
             raise exception
         seconds = fault.seconds
         if fault.beyond is not None:
@@ -273,6 +368,7 @@ class Injector:
             seconds = limit + 1
         assert seconds is not None
         self._simulation.sleep(seconds)
+        self._then(injection, execution)
 
     def unfired(self) -> list[Injection]:
         """The required injections that never fired, those of blocks excepted: they were judged there."""
@@ -284,6 +380,8 @@ class Injector:
         lines = []
         for injection in injections:
             line = f"inject({injection.plan}) never fired. What ran: {ran}."
+            if injection.matched:
+                line += f" It matched {injection.matched} of them, and skip, every or probability let them through."
             names = injection.plan.tasks
             if names is not None and self._executed:
                 line += f" {names[0]} did not run{nearest(names[0], self._executed)}"

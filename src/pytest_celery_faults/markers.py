@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 INJECT, SETTINGS = "inject", "celery_faults"
 
 DESCRIPTIONS = (
-    "inject(fault, *, task=None, times=1, at=None, required=True): inject a fault into the Celery tasks of this test; "
-    "needs --celery-faults.",
+    "inject(fault, *, task=None, times=1, skip=0, every=1, at=None, when=None, probability=1.0, then=None, "
+    "required=True): inject a fault into the Celery tasks of this test; needs --celery-faults.",
     "celery_faults(*, conf={}, queues=None, broker=None, concurrency=1, clock='virtual', start=None, dlq='dlq', "
     "stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of this test behaves.",
 )
@@ -72,6 +73,35 @@ def of_test_case(obj: object) -> Iterable[pytest.Mark]:
         return
     for method in vars(obj).values():
         yield from getattr(method, "pytestmark", ())
+
+
+def check_slip(name: str, obj: object) -> None:
+    """Notice what became of ``@pytest.mark.inject(MyError)``: an instance of ``MyError`` where a test was written.
+
+    Raises:
+        pytest.fail.Exception: that happened.
+    """
+    if isinstance(obj, BaseException):
+        marks = getattr(type(obj), "pytestmark", ())
+        if any(mark.name == INJECT and not mark.args and not mark.kwargs for mark in marks):
+            raise pytest.fail.Exception(f"{name}: {slip(type(obj).__name__)}", pytrace=False)
+
+
+def slip(exception: str) -> str:
+    """The sentence for somebody who gave a marker nothing but a class."""
+    return (
+        f"pytest takes @pytest.mark.inject({exception}) for a class decorator, and the test is lost. Write "
+        f"@pytest.mark.inject({exception}, times=1), @pytest.mark.inject({exception}()), or @inject({exception}) with "
+        "`from pytest_celery_faults import inject`"
+    )
+
+
+def explain_slip(report: pytest.CollectReport) -> None:
+    """Add that sentence where the class is a built-in one, which refuses to be decorated."""
+    text = str(report.longrepr)
+    found = re.search(r"cannot set '?pytestmark'? attribute of immutable type '(\w+)'", text)
+    if found and "inject(" in text:
+        report.longrepr = f"{text}\n{slip(found[1])}"
 
 
 def plans(item: pytest.Item) -> list[Plan]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from .faults import Sleep
+
+if TYPE_CHECKING:
+    from .injection import Execution
 
 
 def inject(
@@ -15,12 +18,23 @@ def inject(
     *,
     task: Any | Iterable[Any] | None = None,
     times: int | None = 1,
-    at: str | None = None,
-    required: bool = True,
+    skip: int = 0,
+    every: int = 1,
+    at: str | Callable[..., Any] | None = None,
+    when: Callable[[Execution], object] | None = None,
+    probability: float = 1.0,
+    then: Callable[[Execution], object] | None = None,
+    required: bool | None = None,
 ) -> pytest.MarkDecorator:
     """The mark ``pytest.mark.inject`` with these arguments, for type checkers and editors.
 
     Unlike ``@pytest.mark.inject(IOError)``, which pytest takes for a class decorator, ``@inject(IOError)`` marks the
     test. The arguments are checked at collection.
     """
-    return pytest.mark.inject.with_args(fault, task=task, times=times, at=at, required=required)
+    options: dict[str, Any] = {
+        "task": task, "times": times, "skip": skip, "every": every, "at": at,
+        "when": when, "probability": probability, "then": then,
+    }  # fmt: skip
+    if required is not None:
+        options["required"] = required
+    return pytest.mark.inject.with_args(fault, **options)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .harness import Harness
 
 SECTION = "celery faults timeline"
+UNFIRED = "celery faults that never fired"
 
 
 def add_note(error: Exception, harness: Harness) -> None:
@@ -35,3 +36,8 @@ def add_to_report(report: Any, harness: Harness) -> None:
     setattr(report, ATTRIBUTE, numbers_of(harness) if report.when == "teardown" else {})
     if report.failed and len(harness.timeline):
         report.sections.append((SECTION, str(harness.timeline)))
+    if report.failed and report.when == "call" and harness.injector.unfired():
+        why = harness.injector.why_not_fired(harness.injector.unfired())
+        if why not in str(report.longrepr):
+            # The test failed already, so this is no failure of its own; it may be the reason.
+            report.sections.append((UNFIRED, why))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -50,8 +50,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(obj: object) -> None:
+def pytest_pycollect_makeitem(name: str, obj: object) -> None:
+    markers.check_slip(name, obj)
     markers.check(markers.of_test_case(obj))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.failed:
+        markers.explain_slip(report)
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)
