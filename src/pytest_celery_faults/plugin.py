@@ -97,7 +97,6 @@ def _set_up_first(item: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    __tracebackhide__ = True
     harness = item.stash.get(HARNESS, None)
     try:
         yield
