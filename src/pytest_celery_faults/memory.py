@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import inspect
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,8 @@ class Socket(FakeSocket, Readable):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._blocked_command: _Blocked | None = None
+        self._to_send: deque[Any] = deque()
+        self._sending = False
         super().__init__(*args, **kwargs)
         self._db._change_callbacks.add(self._server.count_change)
         self._server.files[self.fileno()] = self
@@ -85,12 +88,20 @@ class Socket(FakeSocket, Readable):
 
     def sendall(self, data: Any) -> None:
         # A collection in the middle of a command could change the very set of subscribers it iterates over.
+        # Where one happens all the same, and unsubscribes on this very connection, its command comes after this one.
+        self._to_send.append(data)
+        if self._sending:
+            return
+        self._sending = True
         collecting = gc.isenabled()
         if collecting:
             gc.disable()
         try:
-            super().sendall(data)
+            while self._to_send:
+                super().sendall(self._to_send.popleft())
         finally:
+            self._sending = False
+            self._to_send.clear()
             if collecting:
                 gc.enable()
 
