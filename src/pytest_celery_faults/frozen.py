@@ -122,6 +122,9 @@ class _Shown:
             localtime, gmtime, asctime, ctime, strftime, sleep, give_way,
         )  # fmt: skip
         self.functions = {function.__name__: function for function in functions}
+        for name, function in self.functions.items():
+            if name in real:
+                vars(function)["stands_for"] = real[name]
 
     def naive_utc(self) -> _datetime.datetime:
         """freezegun's time factory: it is asked by everything of freezegun's own."""

@@ -69,6 +69,7 @@ def plan(*args: Any, **options: Any) -> Plan:
     Raises:
         FaultTypeError, FaultValueError: what is wrong, and what is possible.
     """
+    __tracebackhide__ = True
     unknown = [name for name in options if name not in (*ARGUMENTS, "fault")]
     if unknown:
         raise FaultTypeError(
@@ -101,6 +102,7 @@ def plan(*args: Any, **options: Any) -> Plan:
 
 
 def _count(name: str, value: object, least: int, otherwise: str = "") -> int:
+    __tracebackhide__ = True
     if isinstance(value, bool) or not isinstance(value, int):
         raise FaultTypeError(f"{name}={value!r}: a whole number from {least} up{otherwise}")
     if value < least:
@@ -109,6 +111,7 @@ def _count(name: str, value: object, least: int, otherwise: str = "") -> int:
 
 
 def _probability(value: object) -> float:
+    __tracebackhide__ = True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FaultTypeError(f"probability={value!r}: a number from 0 to 1")
     if not 0 <= value <= 1:
@@ -117,12 +120,14 @@ def _probability(value: object) -> float:
 
 
 def _callable(name: str, value: Any) -> Any:
+    __tracebackhide__ = True
     if value is not None and not callable(value):
         raise FaultTypeError(f"{name}={value!r}: a function that is given the execution")
     return value
 
 
 def _point(value: object) -> str | Target:
+    __tracebackhide__ = True
     if value is None:
         return "start"
     if isinstance(value, str):
@@ -137,6 +142,7 @@ def _point(value: object) -> str | Target:
 
 
 def _task_names(value: Any) -> tuple[str, ...] | None:
+    __tracebackhide__ = True
     if value is None:
         return None
     # A task of an app that is not finalized yet is a proxy that claims to be anything, an iterable among others.
@@ -181,8 +187,9 @@ class Injection(AbstractContextManager["Injection"]):
 
     def cancel(self) -> None:
         """Fire no more. A required fault that was cancelled before it fired is no failure."""
-        self._active = False
-        self._injector.injections.remove(self)
+        if self._active:
+            self._active = False
+            self._injector.injections.remove(self)
 
     def matches(self, execution: Execution, point: str | Target) -> bool:
         what = self.plan
@@ -215,8 +222,8 @@ class Injection(AbstractContextManager["Injection"]):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._active:
-            self.cancel()
+        __tracebackhide__ = True
+        self.cancel()
         if value is None and self.plan.required and not self.fired:
             raise FaultNeverFiredError(self._injector.why_not_fired([self]))
 
@@ -340,9 +347,8 @@ class Injector:
 
     def close(self) -> None:
         """Give the named functions back."""
-        for stack in self._targets.values():
-            stack.close()
-        self._targets.clear()
+        while self._targets:
+            self._targets.popitem()[1].close()
 
     def _then(self, injection: Injection, execution: Execution) -> None:
         if injection.plan.then is not None:
@@ -376,14 +382,18 @@ class Injector:
 
     def why_not_fired(self, injections: Sequence[Injection]) -> str:
         """A sentence for each fault that never fired, with what did run."""
-        ran = ", ".join(f"{name} ({count} times)" for name, count in self._executed.items()) or "no task at all"
+        ran = (
+            ", ".join(f"{name} ({count} time{'s' if count > 1 else ''})" for name, count in self._executed.items())
+            or "no task at all"
+        )
         lines = []
         for injection in injections:
             line = f"inject({injection.plan}) never fired. What ran: {ran}."
             if injection.matched:
-                line += f" It matched {injection.matched} of them, and skip, every or probability let them through."
+                times = "once" if injection.matched == 1 else f"{injection.matched} times"
+                line += f" It matched {times}, and skip, every or probability let it through."
             names = injection.plan.tasks
-            if names is not None and self._executed:
+            if names is not None and not any(fnmatchcase(ran_name, names[0]) for ran_name in self._executed):
                 line += f" {names[0]} did not run{nearest(names[0], self._executed)}"
             lines.append(line)
         return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterable
@@ -83,7 +84,8 @@ def check_slip(name: str, obj: object) -> None:
     """
     if isinstance(obj, BaseException):
         marks = getattr(type(obj), "pytestmark", ())
-        if any(mark.name == INJECT and not mark.args and not mark.kwargs for mark in marks):
+        decorated = any(inspect.isroutine(arg) or inspect.isclass(arg) for arg in obj.args)
+        if decorated and any(mark.name == INJECT and not mark.args and not mark.kwargs for mark in marks):
             raise pytest.fail.Exception(f"{name}: {slip(type(obj).__name__)}", pytrace=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,28 +31,40 @@ class Target:
         A function of a module is also replaced where other modules bound it by ``from module import name``.
         """
         stack = ExitStack()
-        raw = vars(self.owner).get(self.name)
-        if raw is None:  # inherited: the class gets one of its own for the while
-            raw = getattr(self.owner, self.name)
-            stack.callback(delattr, self.owner, self.name)
-        else:
+        raw = inspect.getattr_static(self.owner, self.name)
+        if self.name in vars(self.owner):
             stack.callback(setattr, self.owner, self.name, raw)
+        else:  # inherited: the class gets one of its own for the while
+            stack.callback(delattr, self.owner, self.name)
         kind = type(raw) if isinstance(raw, (staticmethod, classmethod)) else None
         original = raw.__func__ if kind is not None else raw
+        active = [True]
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            on_call(self)
+            if active:
+                on_call(self)
             return original(*args, **kwargs)
 
-        setattr(self.owner, self.name, kind(call) if kind is not None else call)
+        # A module that was imported meanwhile may have bound it.
+        stack.callback(_rebind, call, raw)
+        stack.callback(active.clear)
+        try:
+            setattr(self.owner, self.name, kind(call) if kind is not None else call)
+        except TypeError as error:
+            stack.pop_all()
+            raise FaultValueError(f"at={self.path!r}: it cannot be replaced: {error}") from None
         if not isinstance(self.owner, type):
-            for module in list(sys.modules.values()):
-                namespace = getattr(module, "__dict__", {})
-                for name in [name for name, value in list(namespace.items()) if value is raw]:
-                    stack.callback(namespace.__setitem__, name, raw)
-                    namespace[name] = call
+            _rebind(raw, call)
         return stack
+
+
+def _rebind(old: object, new: object) -> None:
+    """Give modules the one function for the other, under whatever names they have it."""
+    for module in list(sys.modules.values()):
+        namespace = getattr(module, "__dict__", {})
+        for name in [name for name, value in list(namespace.items()) if value is old]:
+            namespace[name] = new
 
 
 def find_target(value: object) -> Target:
@@ -60,12 +73,15 @@ def find_target(value: object) -> Target:
     Raises:
         FaultTypeError, FaultValueError: there is no such function, or it cannot be replaced.
     """
+    __tracebackhide__ = True
     if isinstance(value, str):
         return _by_path(value)
     if not callable(value):
         raise FaultTypeError(
             f"at={value!r}: a point such as 'start', or a function, as an object or by its dotted name"
         )
+    # A shown time function stands for the real one of that name.
+    value = getattr(value, "stands_for", value)
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not module or not name or "<" in name:
         raise FaultValueError(
@@ -75,25 +91,33 @@ def find_target(value: object) -> Target:
 
 
 def _by_path(path: str) -> Target:
+    __tracebackhide__ = True
     parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise FaultValueError(f"at={path!r}: that is no dotted name, such as 'shop.client.fetch'")
     for length in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:length])
         try:
             owner: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-                raise
+                raise FaultValueError(f"at={path!r}: the module {module_name} does not import: {error!r}") from None
             continue
+        except Exception as error:
+            raise FaultValueError(f"at={path!r}: the module {module_name} does not import: {error!r}") from None
         for name in parts[length:-1]:
             owner = _attribute(path, owner, name)
         function = _attribute(path, owner, parts[-1])
         if not callable(function):
             raise FaultValueError(f"at={path!r}: that is {function!r}, and cannot be called")
+        if isinstance(owner, type) and owner.__module__ == "builtins":
+            raise FaultValueError(f"at={path!r}: a method of a built-in class cannot be replaced")
         return Target(path, owner, parts[-1])
     raise FaultValueError(f"at={path!r}: there is no module {parts[0]!r}{nearest(parts[0], sys.modules)}")
 
 
 def _attribute(path: str, owner: Any, name: str) -> Any:
+    __tracebackhide__ = True
     try:
         return getattr(owner, name)
     except AttributeError:

@@ -959,6 +959,9 @@ def test_the_time_of_an_eta_as_celery_reports_it(celery_faults, app, worker, add
     assert (eta - celery_faults.clock.now()).total_seconds() == pytest.approx(998)
 
 
+@pytest.mark.skipif(
+    celery.VERSION < (5, 7), reason="the token bucket of kombu 5.6 counts the time in which it was full as refill"
+)
 def test_rate_limit_by_control(app, worker, log, elapsed):
     @app.task(name="shop.limited")
     def limited():
@@ -1220,6 +1223,9 @@ def test_ctrl_c_in_a_task(worker, app, add):
     assert add.delay(1, 2).get() == 3
 
 
+@pytest.mark.skipif(
+    celery.VERSION < (5, 7), reason="Celery 5.6 cannot encode SystemExit and leaves the result unstored"
+)
 def test_sys_exit_in_a_task_is_a_lost_process(worker, app, add):
     @app.task
     def task():
