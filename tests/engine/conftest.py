@@ -38,6 +38,21 @@ def app(celery_faults):
 
 
 @pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def worker(celery_faults):
+    return celery_faults.worker
+
+
+@pytest.fixture
+def elapsed(celery_faults):
+    return lambda: celery_faults.clock.elapsed
+
+
+@pytest.fixture
 def build(bare_app):
     """Builds a harness by hand, for what is before, between and after tests."""
     watchdog = Watchdog()

@@ -12,21 +12,6 @@ from celery.result import GroupResult
 
 
 @pytest.fixture
-def log():
-    return []
-
-
-@pytest.fixture
-def worker(celery_faults):
-    return celery_faults.worker
-
-
-@pytest.fixture
-def elapsed(celery_faults):
-    return lambda: celery_faults.clock.elapsed
-
-
-@pytest.fixture
 def add(app):
     @app.task(name="shop.add")
     def add(x, y):

@@ -19,11 +19,6 @@ def client(celery_faults):
     return celery_faults.broker.client
 
 
-@pytest.fixture
-def elapsed(celery_faults):
-    return lambda: celery_faults.clock.elapsed
-
-
 # -- BLPOP and BRPOP
 
 

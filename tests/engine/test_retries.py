@@ -15,11 +15,6 @@ from pytest_celery_faults.watchdog import Watchdog
 
 
 @pytest.fixture
-def worker(celery_faults):
-    return celery_faults.worker
-
-
-@pytest.fixture
 def failing(app):
     """Makes a task that fails with a TypeError for ever, with these options."""
 

@@ -35,21 +35,6 @@ CELERY_57 = celery.VERSION[:2] >= (5, 7)
 
 
 @pytest.fixture
-def log():
-    return []
-
-
-@pytest.fixture
-def worker(celery_faults):
-    return celery_faults.worker
-
-
-@pytest.fixture
-def elapsed(celery_faults):
-    return lambda: celery_faults.clock.elapsed
-
-
-@pytest.fixture
 def add(app):
     return app.task(name="shop.add")(_add)
 
