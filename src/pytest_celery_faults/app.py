@@ -18,7 +18,9 @@ from celery.utils.dispatch import Signal
 from celery.utils.imports import import_from_cwd
 from celery.worker import state as worker_state
 
-from .errors import AppError, nearest
+from .errors import AppError, hide_ours, nearest
+
+__tracebackhide__ = hide_ours
 
 #: Settings that would lead out of memory, onto the disk, or past the worker.
 _OVERRIDES: dict[str, Any] = {

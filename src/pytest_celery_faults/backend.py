@@ -14,7 +14,10 @@ from celery.backends.base import MESSAGE_BUFFER_MAX, pending_results_t
 from celery.utils.collections import BufferMap
 from vine import promise
 
+from .errors import hide_ours
 from .memory import Client, Server, pool_options
+
+__tracebackhide__ = hide_ours
 
 
 class Drainer(CeleryDrainer):

@@ -29,9 +29,12 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis import Redis
 
+from .errors import hide_ours
 from .hub import OrderedSet, Poller
 from .memory import Client, Server, client, pool_options
 from .simulation import WORKER_RANK
+
+__tracebackhide__ = hide_ours
 
 REDIS, RABBITMQ = "redis", "rabbitmq"
 

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 
+from .errors import hide_ours
+
+__tracebackhide__ = hide_ours
+
 MICROSECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

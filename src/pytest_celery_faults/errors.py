@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CeleryFaultsError(Exception):
@@ -66,3 +67,18 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the most similar choice, or ``"."``."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f", did you mean {found[0]!r}?" if found else "."
+
+
+def hide_ours(excinfo: Any) -> bool:
+    """Whether pytest leaves our frames out of a traceback: always, but for an error in this plugin itself.
+
+    The value of ``__tracebackhide__`` in our modules, see
+    https://docs.pytest.org/en/stable/example/simple.html#writing-well-integrated-assertion-helpers.
+    """
+    if isinstance(excinfo.value, CeleryFaultsError):
+        return True
+    traceback = excinfo.value.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    package = __name__.rpartition(".")[0]
+    return traceback is None or not traceback.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")

@@ -7,14 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import FaultTypeError, FaultValueError, nearest
+from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
+
+__tracebackhide__ = hide_ours
 
 LIMITS = ("time_limit", "soft_time_limit")
 
 
 def check_seconds(value: object, what: str) -> float:
     """A length of time in seconds, or a clear error."""
-    __tracebackhide__ = True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FaultTypeError(f"{what} takes seconds as a number, not {value!r}")
     if math.isnan(value) or math.isinf(value) or value < 0:
@@ -34,7 +35,6 @@ class Sleep:
     beyond: Literal["time_limit", "soft_time_limit"] | None = None
 
     def __post_init__(self) -> None:
-        __tracebackhide__ = True
         if (self.seconds is None) == (self.beyond is None):
             raise FaultTypeError('Sleep takes seconds or beyond="time_limit", one of the two: Sleep(30)')
         if self.seconds is not None:
@@ -55,7 +55,6 @@ class Raise:
     exception: BaseException | type[BaseException]
 
     def __post_init__(self) -> None:
-        __tracebackhide__ = True
         if isinstance(self.exception, type):
             try:
                 self.exception()
@@ -92,7 +91,6 @@ def kind_of(fault: Fault) -> str:
 
 def as_fault(value: object) -> Fault:
     """What a test wrote as a fault, or an error that says what can be."""
-    __tracebackhide__ = True
     if isinstance(value, Sleep):
         return value
     if isinstance(value, BaseException) or (isinstance(value, type) and issubclass(value, BaseException)):

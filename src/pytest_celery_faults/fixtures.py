@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import markers, options
-from .errors import CeleryFaultsError
+from .errors import CeleryFaultsError, hide_ours
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .views.letters import DeadLetterQueue
     from .views.retries import RetryRecorder
     from .watchdog import Watchdog
+
+__tracebackhide__ = hide_ours
 
 HARNESS: pytest.StashKey[Harness] = pytest.StashKey()
 WATCHDOG: pytest.StashKey[Watchdog] = pytest.StashKey()

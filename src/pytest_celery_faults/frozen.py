@@ -23,7 +23,10 @@ from typing import Any, cast
 import freezegun.api as _freezegun
 from freezegun.api import FakeDate, FakeDatetime
 
+from .errors import hide_ours
 from .simulation import Simulation
+
+__tracebackhide__ = hide_ours
 
 _real_date = _datetime.date
 _real_datetime = _datetime.datetime

@@ -20,7 +20,7 @@ from .app import Adoption
 from .backend import Backend
 from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
 from .clock import Clock, RealTimeSource, TimeSource
-from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, nearest
+from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, hide_ours, nearest
 from .frozen import Freeze
 from .hub import Hub, Timer
 from .injection import Injection, Injector, Plan, plan
@@ -34,6 +34,8 @@ from .views.retries import RetryRecorder
 from .views.sent import Sent
 from .watchdog import Watchdog
 from .worker import HOSTNAME, Worker, WorkerControl, consumer_class
+
+__tracebackhide__ = hide_ours
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,6 @@ class Harness:
 
         def get_transport_cls(original: Any) -> Any:
             def get_transport_cls(connection: Any) -> Any:
-                __tracebackhide__ = True
                 harness._check_url(connection)
                 return harness._transport
 
@@ -217,18 +218,15 @@ class Harness:
         Raises:
             FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
         """
-        __tracebackhide__ = True
         return self.add(plan(*args, **options))
 
     def add(self, what: Plan) -> Injection:
-        __tracebackhide__ = True
         self.injector.check_tasks(what, self.app.tasks)
         self.injector.check_limits(what, self.app.tasks)
         return self.injector.add(what)
 
     def verify(self) -> None:
         """Raise when a required fault never fired."""
-        __tracebackhide__ = True
         unfired = self.injector.unfired()
         if unfired:
             raise FaultNeverFiredError(self.injector.why_not_fired(unfired))
@@ -328,7 +326,6 @@ class Harness:
                 yield from (one or "").split(";")
 
     def _check_url(self, connection: Any) -> None:
-        __tracebackhide__ = True
         location = _location_of(connection)
         if location in self._urls or any(_location(url) in self._urls for url in connection.alt or ()):
             return

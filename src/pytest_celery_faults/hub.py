@@ -14,8 +14,11 @@ from kombu.asynchronous import Hub as KombuHub
 from kombu.asynchronous import timer as kombu_timer
 from kombu.utils.eventio import READ
 
+from .errors import hide_ours
 from .memory import Readable, Server
 from .simulation import Due, Simulation
+
+__tracebackhide__ = hide_ours
 
 
 class OrderedSet(dict[Any, None]):

@@ -15,12 +15,14 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any
 
-from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, nearest
+from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .faults import LIMITS, Fault, Raise, Sleep, as_fault, kind_of
 from .recorder import Recorder
 from .simulation import TASK_RANK, Fiber, Simulation
 from .targets import Target, find_target
 from .timeline import Event
+
+__tracebackhide__ = hide_ours
 
 POINTS = ("start", "return")
 ARGUMENTS = ("task", "times", "skip", "every", "at", "when", "probability", "then", "required")
@@ -69,7 +71,6 @@ def plan(*args: Any, **options: Any) -> Plan:
     Raises:
         FaultTypeError, FaultValueError: what is wrong, and what is possible.
     """
-    __tracebackhide__ = True
     unknown = [name for name in options if name not in (*ARGUMENTS, "fault")]
     if unknown:
         raise FaultTypeError(
@@ -102,7 +103,6 @@ def plan(*args: Any, **options: Any) -> Plan:
 
 
 def _count(name: str, value: object, least: int, otherwise: str = "") -> int:
-    __tracebackhide__ = True
     if isinstance(value, bool) or not isinstance(value, int):
         raise FaultTypeError(f"{name}={value!r}: a whole number from {least} up{otherwise}")
     if value < least:
@@ -111,7 +111,6 @@ def _count(name: str, value: object, least: int, otherwise: str = "") -> int:
 
 
 def _probability(value: object) -> float:
-    __tracebackhide__ = True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FaultTypeError(f"probability={value!r}: a number from 0 to 1")
     if not 0 <= value <= 1:
@@ -120,14 +119,12 @@ def _probability(value: object) -> float:
 
 
 def _callable(name: str, value: Any) -> Any:
-    __tracebackhide__ = True
     if value is not None and not callable(value):
         raise FaultTypeError(f"{name}={value!r}: a function that is given the execution")
     return value
 
 
 def _point(value: object) -> str | Target:
-    __tracebackhide__ = True
     if value is None:
         return "start"
     if isinstance(value, str):
@@ -142,7 +139,6 @@ def _point(value: object) -> str | Target:
 
 
 def _task_names(value: Any) -> tuple[str, ...] | None:
-    __tracebackhide__ = True
     if value is None:
         return None
     # A task of an app that is not finalized yet is a proxy that claims to be anything, an iterable among others.
@@ -222,7 +218,6 @@ class Injection(AbstractContextManager["Injection"]):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        __tracebackhide__ = True
         self.cancel()
         if value is None and self.plan.required and not self.fired:
             raise FaultNeverFiredError(self._injector.why_not_fired([self]))
@@ -252,7 +247,6 @@ class Injector:
 
     def check_tasks(self, what: Plan, known: Iterable[str]) -> None:
         """Raise when a plan names tasks that no app knows, or a limit that none of them has."""
-        __tracebackhide__ = True
         names = list(known)
         for pattern in what.tasks or ():
             if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
@@ -264,7 +258,6 @@ class Injector:
 
     def check_limits(self, what: Plan, tasks: Mapping[str, Any]) -> None:
         """Raise when ``beyond`` names a limit that none of the named tasks has."""
-        __tracebackhide__ = True
         fault = what.fault
         if not isinstance(fault, Sleep) or fault.beyond is None or what.tasks is None:
             return

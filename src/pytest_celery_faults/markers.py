@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .errors import CeleryFaultsError
+from .errors import CeleryFaultsError, hide_ours
+from .places import place_of
 
 if TYPE_CHECKING:
     from .harness import Options
     from .injection import Plan
+
+__tracebackhide__ = hide_ours
 
 INJECT, SETTINGS = "inject", "celery_faults"
 
@@ -30,19 +33,19 @@ def carries_inject(node: pytest.Item) -> bool:
     return node.get_closest_marker(INJECT) is not None
 
 
-def check(marks: Iterable[pytest.Mark]) -> None:
-    """Check the arguments of our marks.
+def check(marks: Iterable[tuple[pytest.Mark, object]]) -> None:
+    """Check the arguments of our marks, each given with the function, class or module that carries it.
 
     Raises:
         pytest.fail.Exception: they mean nothing. pytest shows the sentence alone, as an error of that file.
     """
-    marks = [mark for mark in marks if mark.name in (INJECT, SETTINGS)]
+    marks = [(mark, owner) for mark, owner in marks if mark.name in (INJECT, SETTINGS)]
     if not marks:
         return
     from .harness import make_options
     from .injection import plan
 
-    for mark in marks:
+    for mark, owner in marks:
         try:
             if mark.name == INJECT:
                 plan(*mark.args, **mark.kwargs)
@@ -51,29 +54,33 @@ def check(marks: Iterable[pytest.Mark]) -> None:
                     raise TypeError("celery_faults() takes keyword arguments only")
                 make_options(dict(mark.kwargs))
         except (CeleryFaultsError, TypeError) as error:
-            message = str(error)
+            message = f"@pytest.mark.{mark.name}: {error}\n{place_of(mark, owner)}"
         else:
             continue
-        raise pytest.fail.Exception(f"@pytest.mark.{mark.name}: {message}", pytrace=False)
+        raise pytest.fail.Exception(message.rstrip(), pytrace=False)
 
 
-def of_parameters(metafunc: pytest.Metafunc) -> Iterable[pytest.Mark]:
-    """The marks of single cases: ``pytest.param(..., marks=...)``."""
-    for mark in metafunc.definition.iter_markers("parametrize"):
+def of_test(metafunc: pytest.Metafunc) -> Iterable[tuple[pytest.Mark, object]]:
+    """The marks of a test, of its class and module, and of its single cases: ``pytest.param(..., marks=...)``."""
+    definition = metafunc.definition
+    for node, mark in definition.iter_markers_with_node():
+        yield mark, getattr(node, "obj", None)
+    for mark in definition.iter_markers("parametrize"):
         values = mark.args[1] if len(mark.args) > 1 else mark.kwargs.get("argvalues", ())
         if isinstance(values, (list, tuple)):
             for value in values:
                 for found in getattr(value, "marks", ()):
-                    yield getattr(found, "mark", found)
+                    yield getattr(found, "mark", found), definition.obj
 
 
-def of_test_case(obj: object) -> Iterable[pytest.Mark]:
+def of_test_case(obj: object) -> Iterable[tuple[pytest.Mark, object]]:
     """The marks of the methods of a ``unittest.TestCase``, which pytest collects in a way of its own."""
     unittest = sys.modules.get("unittest")
     if unittest is None or not isinstance(obj, type) or not issubclass(obj, unittest.TestCase):
         return
     for method in vars(obj).values():
-        yield from getattr(method, "pytestmark", ())
+        for mark in getattr(method, "pytestmark", ()):
+            yield mark, method
 
 
 def check_slip(name: str, obj: object) -> None:
@@ -82,11 +89,14 @@ def check_slip(name: str, obj: object) -> None:
     Raises:
         pytest.fail.Exception: that happened.
     """
-    if isinstance(obj, BaseException):
-        marks = getattr(type(obj), "pytestmark", ())
-        decorated = any(inspect.isroutine(arg) or inspect.isclass(arg) for arg in obj.args)
-        if decorated and any(mark.name == INJECT and not mark.args and not mark.kwargs for mark in marks):
-            raise pytest.fail.Exception(f"{name}: {slip(type(obj).__name__)}", pytrace=False)
+    if not isinstance(obj, BaseException):
+        return
+    marks = getattr(type(obj), "pytestmark", ())
+    slipped = next((mark for mark in marks if mark.name == INJECT and not mark.args and not mark.kwargs), None)
+    lost = next((arg for arg in obj.args if inspect.isroutine(arg) or inspect.isclass(arg)), None)
+    if slipped is not None and lost is not None:
+        place = place_of(slipped, lost)
+        raise pytest.fail.Exception(f"{name}: {slip(type(obj).__name__)}\n{place}".rstrip(), pytrace=False)
 
 
 def slip(exception: str) -> str:

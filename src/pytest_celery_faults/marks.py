@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .errors import hide_ours
 from .faults import Sleep
 
 if TYPE_CHECKING:
     from .injection import Execution
+
+__tracebackhide__ = hide_ours
 
 
 def inject(

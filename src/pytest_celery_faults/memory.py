@@ -19,7 +19,10 @@ from fakeredis import FakeRedisConnection, FakeServer
 from fakeredis._helpers import NoResponse, SimpleError
 from fakeredis._socket import FakeSocket
 
+from .errors import hide_ours
 from .simulation import Simulation
+
+__tracebackhide__ = hide_ours
 
 VERSION = (7, 4)
 

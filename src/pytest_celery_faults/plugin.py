@@ -45,8 +45,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    markers.check(metafunc.definition.iter_markers())
-    markers.check(markers.of_parameters(metafunc))
+    markers.check(markers.of_test(metafunc))
 
 
 @pytest.hookimpl(tryfirst=True)

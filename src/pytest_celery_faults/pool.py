@@ -22,9 +22,12 @@ from celery.concurrency.base import BasePool
 from kombu.asynchronous import get_event_loop
 
 from . import timeline as happened
+from .errors import hide_ours
 from .memory import Readable, Server
 from .simulation import TASK_RANK, WORKER_RANK, Fiber, Simulation
 from .timeline import Timeline
+
+__tracebackhide__ = hide_ours
 
 _file_numbers = itertools.count(-2, -1)
 _FIRST_PID = 10_001

@@ -16,9 +16,11 @@ from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
 from .broker import decode_arguments, is_task
-from .errors import EndlessTaskError, FaultTypeError, FaultValueError, nearest
+from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .simulation import Simulation
 from .timeline import Timeline
+
+__tracebackhide__ = hide_ours
 
 
 @dataclass(eq=False)

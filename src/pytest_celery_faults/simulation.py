@@ -20,7 +20,9 @@ from typing import Any, ClassVar, Protocol
 import greenlet
 
 from .clock import TimeSource
-from .errors import WaitNeverEndsError
+from .errors import WaitNeverEndsError, hide_ours
+
+__tracebackhide__ = hide_ours
 
 WORKER_RANK, TASK_RANK, TEST_RANK = 0, 1, 2
 

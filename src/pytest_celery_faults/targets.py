@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import FaultTypeError, FaultValueError, nearest
+from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
+
+__tracebackhide__ = hide_ours
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,6 @@ def find_target(value: object) -> Target:
     Raises:
         FaultTypeError, FaultValueError: there is no such function, or it cannot be replaced.
     """
-    __tracebackhide__ = True
     if isinstance(value, str):
         return _by_path(value)
     if not callable(value):
@@ -91,7 +92,6 @@ def find_target(value: object) -> Target:
 
 
 def _by_path(path: str) -> Target:
-    __tracebackhide__ = True
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise FaultValueError(f"at={path!r}: that is no dotted name, such as 'shop.client.fetch'")
@@ -117,7 +117,6 @@ def _by_path(path: str) -> Target:
 
 
 def _attribute(path: str, owner: Any, name: str) -> Any:
-    __tracebackhide__ = True
     try:
         return getattr(owner, name)
     except AttributeError:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, overload
 
+from .errors import hide_ours
+
+__tracebackhide__ = hide_ours
+
 SENT = "sent"
 RECEIVED = "received"
 STARTED = "started"

@@ -16,13 +16,15 @@ from celery.worker import state
 
 from . import timeline as happened
 from .clock import microseconds
-from .errors import FaultTypeError, FaultValueError, WorkerDiedError
+from .errors import FaultTypeError, FaultValueError, WorkerDiedError, hide_ours
 from .pool import Pool
 from .simulation import WORKER_RANK, Fiber
 from .timeline import Event
 
 if TYPE_CHECKING:
     from .harness import Harness
+
+__tracebackhide__ = hide_ours
 
 HOSTNAME = "celery@in-memory"
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 from ..broker import decode_arguments
+from ..errors import hide_ours
 from ..recorder import DeadLetter, Recorder
+
+__tracebackhide__ = hide_ours
 
 REASONS = (
     "rejected", "failed", "max_retries", "time_limit", "worker_lost", "expired", "unregistered", "undecodable",

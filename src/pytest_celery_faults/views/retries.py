@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import AmbiguousHistoryError, nearest
+from ..errors import AmbiguousHistoryError, hide_ours, nearest
 from ..recorder import Attempt, Record, Recorder
+
+__tracebackhide__ = hide_ours
 
 
 class RetryHistory:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
+from ..errors import hide_ours
 from ..recorder import Recorder, SentMessage
+
+__tracebackhide__ = hide_ours
 
 
 class Sent(Sequence[SentMessage]):
