@@ -175,7 +175,7 @@ class Broker:
             kwargs=kwargs,
             headers=headers,
             priority=properties.get("priority"),
-            redelivered=bool(headers.get("redelivered")),
+            redelivered=bool((properties.get("delivery_info") or {}).get("redelivered")),
             raw=payload,
         )
 
@@ -203,9 +203,11 @@ def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping
     return args, kwargs
 
 
-def is_task(payload: Mapping[str, Any]) -> bool:
-    headers = payload.get("headers")
-    return bool(headers) and "task" in headers and "id" in headers  # type: ignore[operator]
+def identity_of(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The task's name and id in a task message; ``None`` for each where it is none."""
+    headers = payload.get("headers") or {}
+    task, task_id = headers.get("task"), headers.get("id")
+    return (task, task_id) if isinstance(task, str) and isinstance(task_id, str) else (None, None)
 
 
 class QoS(kombu_redis.QoS):
@@ -296,7 +298,7 @@ class Channel(kombu_redis.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         super()._put(queue, message, **kwargs)
-        if is_task(message):
+        if identity_of(message)[0] is not None:
             self.broker._declared.setdefault(queue)
             self.observer.published(queue, message)
 

@@ -63,6 +63,14 @@ class AmbiguousHistoryError(CeleryFaultsError, LookupError):
     """More than one task, or none, could be meant."""
 
 
+class PolicyNotFollowedError(CeleryFaultsError, AssertionError):
+    """The retries of a task are not those that its own settings promise."""
+
+
+class QuarantinedError(CeleryFaultsError):
+    """The result of a message that was not run, since one equal to it is a dead letter already."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the most similar choice, or ``"."``."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)

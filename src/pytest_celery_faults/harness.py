@@ -24,6 +24,7 @@ from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, Forei
 from .frozen import Freeze
 from .hub import Hub, Timer
 from .injection import Injection, Injector, Plan, plan
+from .letterdesk import LetterDesk, Quarantine
 from .memory import Server
 from .pool import Pool, process_of
 from .recorder import Recorder
@@ -49,6 +50,7 @@ class Options:
     clock: str = "virtual"
     start: datetime | None = None
     dlq: str | None = "dlq"
+    quarantine: bool = False
     stall_timeout: float = 30
     max_executions: int = 1000
     apps: tuple[Celery, ...] = ()
@@ -88,6 +90,8 @@ def make_options(values: dict[str, Any]) -> Options:
     start = checked.get("start")
     if start is not None and not isinstance(start, datetime):
         raise FaultTypeError(f"celery_faults(start={start!r}): a datetime; a naive one is UTC")
+    if not isinstance(checked.get("quarantine", False), bool):
+        raise FaultTypeError(f"celery_faults(quarantine={checked['quarantine']!r}): True or False")
     dlq = checked.get("dlq", "dlq")
     if dlq is not None and not isinstance(dlq, str):
         raise FaultTypeError(f"celery_faults(dlq={dlq!r}): the name of a queue, or None")
@@ -146,12 +150,14 @@ class Harness:
         stack.callback(self._adoption.give_back)
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
         self.simulation = simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
-        self.timeline = Timeline(lambda: source.seconds_since_start(source.now_us))
+        self.timeline = Timeline(
+            lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
+        )
         self.timeline.on_record = simulation.pause_for_step
         self._freeze = Freeze(simulation)
         self.clock = Clock(source, self._freeze.paused)
         self.server = Server(simulation)
-        self.recorder = Recorder(self.timeline, simulation, lambda: self.app.tasks, options.dlq, options.max_executions)
+        self.recorder = Recorder(self.timeline, simulation, self._tasks, options.dlq, options.max_executions)
         conf = self.app.conf
         self._urls = {_location(url) for url in self._broker_urls(self.app)}
         for other in options.apps:
@@ -165,7 +171,7 @@ class Harness:
         self._backends: dict[tuple[int, int], Backend] = {}
         self.injector = Injector(self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit))
         self.retries = RetryRecorder(self.recorder)
-        self.dlq = DeadLetterQueue(self.recorder)
+        self.dlq = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
         self.sent = Sent(self.recorder)
         self._replace_names()
         self.worker = WorkerControl(self)
@@ -221,9 +227,14 @@ class Harness:
         return self.add(plan(*args, **options))
 
     def add(self, what: Plan) -> Injection:
-        self.injector.check_tasks(what, self.app.tasks)
-        self.injector.check_limits(what, self.app.tasks)
+        tasks = self._tasks()
+        self.injector.check_tasks(what, tasks)
+        self.injector.check_limits(what, tasks)
         return self.injector.add(what)
+
+    def _tasks(self) -> dict[str, Any]:
+        """The tasks of all applications of the test, by name."""
+        return {name: task for app in (*self._options.apps, self.app) for name, task in app.tasks.items()}
 
     def verify(self) -> None:
         """Raise when a required fault never fired."""
@@ -243,13 +254,14 @@ class Harness:
     def build_worker(self) -> Worker:
         app, options = self.app, self._options
         pool = type("Pool", (Pool,), {"server": self.server, "timeline": self.timeline})
+        guard = Quarantine(self.dlq, self.recorder, options.dlq).guard if options.quarantine else None
         return Worker(
             app=app,
             hostname=HOSTNAME,
             pool_cls=pool,
             pool=pool,
             concurrency=options.concurrency,
-            consumer_cls=consumer_class(app.conf.worker_consumer, self.injector.wrap),
+            consumer_cls=consumer_class(app.conf.worker_consumer, self.recorder, self.injector.wrap, guard),
             queues=self._queues(),
             use_eventloop=True,
             without_heartbeat=True,
@@ -376,14 +388,15 @@ class Harness:
         reasons = []
         if not self.worker.running:
             reasons.append("the worker is stopped")
-        consumed = set(self._consumed_queues())
+        consumed = set(self.consumed_queues())
         for queue, count in self.broker.queues.items():
             if count and queue not in consumed:
                 messages = "1 message is" if count == 1 else f"{count} messages are"
                 reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
         return reasons
 
-    def _consumed_queues(self) -> Iterable[str]:
+    def consumed_queues(self) -> list[str]:
+        """What the worker consumes at the moment."""
         instance = self.worker._instance
         consumer = getattr(instance, "consumer", None)
         task_consumer = getattr(consumer, "task_consumer", None)

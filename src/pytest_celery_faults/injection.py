@@ -167,6 +167,8 @@ class Injection(AbstractContextManager["Injection"]):
         self._active = True
         self._in_block = False
         self._chance = random.Random(random.getrandbits(64)) if what.probability < 1 else random.Random(0)
+        # How often a task that it concerns came to its point, and how often without the limit to go beyond.
+        self._reached = self._without_limit = 0
         #: How many executions it matched, those that were let through included.
         self.matched = 0
         #: How often it fired.
@@ -187,18 +189,20 @@ class Injection(AbstractContextManager["Injection"]):
             self._active = False
             self._injector.injections.remove(self)
 
+    def concerns(self, task: str) -> bool:
+        """Whether it may strike a task of that name."""
+        if self.plan.tasks is None:
+            return not task.startswith("celery.")
+        return any(task == pattern or fnmatchcase(task, pattern) for pattern in self.plan.tasks)
+
     def matches(self, execution: Execution, point: str | Target) -> bool:
         what = self.plan
-        if what.at != point or self.remaining == 0:
+        if what.at != point or self.remaining == 0 or not self.concerns(execution.task.name):
             return False
-        name = execution.task.name
-        if what.tasks is None:
-            if name.startswith("celery."):
-                return False
-        elif not any(name == pattern or fnmatchcase(name, pattern) for pattern in what.tasks):
-            return False
+        self._reached += 1
         fault = what.fault
         if isinstance(fault, Sleep) and fault.beyond and execution.time_limits[fault.beyond] is None:
+            self._without_limit += 1
             return False
         return what.when is None or bool(what.when(execution))
 
@@ -210,6 +214,25 @@ class Injection(AbstractContextManager["Injection"]):
         if turn < 1 or (turn - 1) % what.every:
             return False
         return what.probability == 1 or self._chance.random() < what.probability
+
+    def near_miss(self, executed: Iterable[str]) -> str:
+        """How near it came to firing."""
+        what = self.plan
+        ran = [name for name in executed if self.concerns(name)]
+        if self.matched:
+            return f"It matched {_times(self.matched)}, and skip, every or probability let it through."
+        if self._reached > self._without_limit:
+            return f"`when` said no {_times(self._reached - self._without_limit)}."
+        if self._without_limit:
+            assert isinstance(what.fault, Sleep)
+            return f"{', '.join(ran)} has no {what.fault.beyond}."
+        if ran and isinstance(what.at, Target):
+            return f"{', '.join(ran)} did not call {what.at}."
+        if ran:
+            return f"{', '.join(ran)} did not come to the point {what.at!r}."
+        if what.tasks is not None:
+            return f"{what.tasks[0]} did not run{nearest(what.tasks[0], executed)}"
+        return ""
 
     def __enter__(self) -> Injection:
         self._in_block = True
@@ -375,18 +398,12 @@ class Injector:
 
     def why_not_fired(self, injections: Sequence[Injection]) -> str:
         """A sentence for each fault that never fired, with what did run."""
-        ran = (
-            ", ".join(f"{name} ({count} time{'s' if count > 1 else ''})" for name, count in self._executed.items())
-            or "no task at all"
+        ran = ", ".join(f"{name} ({_times(count)})" for name, count in self._executed.items()) or "no task at all"
+        return "\n".join(
+            f"inject({injection.plan}) never fired. What ran: {ran}. {injection.near_miss(self._executed)}".rstrip()
+            for injection in injections
         )
-        lines = []
-        for injection in injections:
-            line = f"inject({injection.plan}) never fired. What ran: {ran}."
-            if injection.matched:
-                times = "once" if injection.matched == 1 else f"{injection.matched} times"
-                line += f" It matched {times}, and skip, every or probability let it through."
-            names = injection.plan.tasks
-            if names is not None and not any(fnmatchcase(ran_name, names[0]) for ran_name in self._executed):
-                line += f" {names[0]} did not run{nearest(names[0], self._executed)}"
-            lines.append(line)
-        return "\n".join(lines)
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'' if count == 1 else 's'}"

@@ -25,7 +25,7 @@ DESCRIPTIONS = (
     "inject(fault, *, task=None, times=1, skip=0, every=1, at=None, when=None, probability=1.0, then=None, "
     "required=True): inject a fault into the Celery tasks of this test; needs --celery-faults.",
     "celery_faults(*, conf={}, queues=None, broker=None, concurrency=1, clock='virtual', start=None, dlq='dlq', "
-    "stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of this test behaves.",
+    "quarantine=False, stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of this test behaves.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .summary import ATTRIBUTE, numbers_of
@@ -29,6 +30,17 @@ def add_note(error: Exception, harness: Harness) -> None:
 
 def _short(event: Event) -> str:
     return " ".join(str(event).split())
+
+
+def explain_comparison(op: str, left: object, right: object) -> list[str] | None:
+    """For delays and waits that are not what a test says: the attempts they are from, in a table."""
+    retries = sys.modules.get("pytest_celery_faults.views.retries")
+    if retries is None:
+        return None
+    seconds = next((side for side in (left, right) if isinstance(side, retries.Seconds)), None)
+    if seconds is None:
+        return None
+    return [f"{left!r} {op} {right!r}", *str(seconds.history).splitlines()]
 
 
 def add_to_report(report: Any, harness: Harness) -> None:

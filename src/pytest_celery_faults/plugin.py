@@ -94,6 +94,10 @@ def _set_up_first(item: Any) -> None:
     item.fixturenames = names
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    return outcome.explain_comparison(op, left, right)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     harness = item.stash.get(HARNESS, None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import traceback as tracebacks
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -15,7 +16,7 @@ from celery.exceptions import Reject, Retry
 from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
-from .broker import decode_arguments, is_task
+from .broker import decode_arguments, identity_of
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .simulation import Simulation
 from .timeline import Timeline
@@ -29,9 +30,14 @@ class Delivery:
 
     queue: str
     payload: dict[str, Any] = field(repr=False)
+    task_id: str | None = None
     acked: bool = False
     rejected: bool = False
     requeued: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.acked or self.rejected or self.requeued
 
 
 @dataclass(eq=False)
@@ -62,17 +68,22 @@ class Record:
     task_id: str
     attempts: list[Attempt] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
-    #: When the message of each retry was published, by its number of retries.
-    published: dict[int, float] = field(default_factory=dict)
+    #: When messages were published, by their number of retries.
+    published: dict[int, list[float]] = field(default_factory=dict)
     failed_attempts: set[int] = field(default_factory=set)
+
+    @property
+    def was_retried(self) -> bool:
+        """Whether a retry was asked for, granted or not."""
+        return any(attempt.planned_delay is not None or attempt.retry_refused for attempt in self.attempts)
 
 
 @dataclass(frozen=True, eq=False)
 class DeadLetter:
-    """The raw fact behind a letter of ``celery_dlq``."""
+    """The raw fact behind a letter of ``celery_dlq``; without task and id when the message has none."""
 
-    task: str
-    task_id: str
+    task: str | None
+    task_id: str | None
     reason: str
     at: float
     payload: Mapping[str, Any]
@@ -110,7 +121,7 @@ class Recorder:
         self,
         timeline: Timeline,
         simulation: Simulation,
-        known_tasks: Callable[[], Iterable[str]],
+        tasks: Callable[[], Mapping[str, Any]],
         dlq: str | None,
         max_executions: int,
     ) -> None:
@@ -123,10 +134,11 @@ class Recorder:
         self.injected: list[BaseException] = []
         self.stop_at_failure = False
         self._simulation = simulation
-        self._known_tasks = known_tasks
+        self.tasks = tasks
         self._dlq = dlq
         self._max_executions = max_executions
         self._deliveries: dict[str, Delivery] = {}
+        self._refusing = False
 
     # -- told by the broker
 
@@ -155,39 +167,60 @@ class Recorder:
                 headers=headers,
             )
         )
-        self.record_of(task, task_id).published[retries] = event.at
+        self.record_of(task, task_id).published.setdefault(retries, []).append(event.at)
         if queue == self._dlq:
             self._dead_letter(task, task_id, "published", payload, queue, None, None, None)
 
     def delivered(self, payload: dict[str, Any]) -> None:
-        if not is_task(payload):
-            return
-        headers = payload["headers"]
-        record = self.record_of(headers["task"], headers["id"])
-        delivery = Delivery(_queue_of(payload), payload)
-        record.deliveries.append(delivery)
-        self._deliveries[payload["properties"]["delivery_tag"]] = delivery
-        if headers.get("redelivered"):
-            self.timeline.record(happened.REDELIVERED, headers["task"], headers["id"])
+        properties = payload["properties"]
+        task, task_id = identity_of(payload)
+        delivery = self._deliveries[properties["delivery_tag"]] = Delivery(_queue_of(payload), payload, task_id)
+        if task is not None and task_id is not None:
+            self.record_of(task, task_id).deliveries.append(delivery)
+        # The header of the same name will not do: a retry's message has those of the message that was redelivered.
+        if (properties.get("delivery_info") or {}).get("redelivered"):
+            self.timeline.record(happened.REDELIVERED, task, task_id, detail=_unless_task(task, delivery))
 
     def acked(self, payload: dict[str, Any]) -> None:
         delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
         if delivery is not None:
             delivery.acked = True
-            self.timeline.record(happened.ACKED, task_id=payload["headers"]["id"])
+            task, task_id = identity_of(payload)
+            self.timeline.record(happened.ACKED, task, task_id, detail=_unless_task(task, delivery))
 
     def rejected(self, payload: dict[str, Any], requeue: bool) -> None:
         delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
-        if delivery is not None:
-            delivery.rejected, delivery.requeued = not requeue, requeue
-            kind = happened.REQUEUED if requeue else happened.REJECTED
-            self.timeline.record(kind, task_id=payload["headers"]["id"])
+        if delivery is None:
+            return
+        delivery.rejected, delivery.requeued = not requeue, requeue
+        task, task_id = identity_of(payload)
+        kind = happened.REQUEUED if requeue else happened.REJECTED
+        self.timeline.record(kind, task, task_id, detail=_unless_task(task, delivery))
+        if not requeue and not self._refusing and not any(fact.delivery is delivery for fact in self.letters):
+            # Refused in the middle of receiving it, such as for an ETA beyond the end of time.
+            self._dead_letter(task, task_id, "undecodable", payload, delivery.queue, None, None, delivery)
 
     def expired_in_queue(self, queue: str, payload: dict[str, Any]) -> None:
-        headers = payload.get("headers") or {}
-        if is_task(payload):
-            delivery = Delivery(queue, payload, rejected=True)
-            self._dead_letter(headers["task"], headers["id"], "expired", payload, queue, None, None, delivery)
+        task, task_id = identity_of(payload)
+        delivery = Delivery(queue, payload, task_id, rejected=True)
+        self._dead_letter(task, task_id, "expired", payload, queue, None, None, delivery)
+
+    # -- told by the worker's consumer
+
+    @contextmanager
+    def refusing(self, message: Any, reason: str, exception: BaseException | None) -> Iterator[None]:
+        """The consumer refuses a message that it cannot make a task of, one way or another."""
+        self._refusing = True
+        try:
+            yield
+        finally:
+            self._refusing = False
+        delivery = self._deliveries.get(message.delivery_tag)
+        if delivery is None:
+            return
+        task, task_id = identity_of(delivery.payload)
+        text = _format(exception) if exception is not None else None
+        self._dead_letter(task, task_id, reason, delivery.payload, delivery.queue, exception, text, delivery)
 
     # -- told by Celery's signals
 
@@ -201,7 +234,6 @@ class Recorder:
             (signals.task_failure, self._on_failure),
             (signals.task_retry, self._on_retry),
             (signals.task_revoked, self._on_revoked),
-            (signals.task_unknown, self._on_unknown),
         ):
             signal.connect(receiver, weak=False)
 
@@ -303,11 +335,11 @@ class Recorder:
         if expired:
             self._dead_letter_of(self.record_of(sender.name, task_id), "expired", None, None)
 
-    def _on_unknown(self, message: Any, name: str, id: str, exc: Exception, **_: Any) -> None:
-        delivery = self._deliveries.get(message.delivery_tag)
-        payload = delivery.payload if delivery is not None else {}
-        queue = delivery.queue if delivery is not None else ""
-        self._dead_letter(name, id, "unregistered", payload, queue, exc, _format(exc), delivery)
+    def quarantined(self, message: Any, exception: Exception) -> None:
+        """The worker is about to reject a message that is equal to a dead one."""
+        delivery = self._deliveries[message.delivery_tag]
+        task, task_id = identity_of(delivery.payload)
+        self._dead_letter(task, task_id, "quarantined", delivery.payload, delivery.queue, exception, None, delivery)
 
     # -- told by the harness
 
@@ -324,6 +356,17 @@ class Recorder:
         )
 
     # -- helpers
+
+    def deliveries_from(self, queue: str) -> list[Delivery]:
+        """The deliveries of a queue's messages to the worker, oldest first."""
+        return [delivery for delivery in self._deliveries.values() if delivery.queue == queue]
+
+    def delivery_of(self, message: Any) -> Delivery | None:
+        """The delivery in which the worker got a message."""
+        return self._deliveries.get(message.delivery_tag)
+
+    def is_running(self, task_id: str | None) -> bool:
+        return task_id is not None and self._running(task_id) is not None
 
     def now(self) -> float:
         clock = self._simulation.clock
@@ -345,7 +388,7 @@ class Recorder:
         name = getattr(task, "name", task)
         if not isinstance(name, str):
             raise FaultTypeError(f"{task!r} is neither a task nor the name of one")
-        known = [*self._known_tasks(), *(record.task for record in self.records.values())]
+        known = [*self.tasks(), *(record.task for record in self.records.values())]
         if name not in known:
             users = sorted({known_name for known_name in known if not known_name.startswith("celery.")})
             raise FaultValueError(
@@ -379,8 +422,8 @@ class Recorder:
 
     def _dead_letter(
         self,
-        task: str,
-        task_id: str,
+        task: str | None,
+        task_id: str | None,
         reason: str,
         payload: Mapping[str, Any],
         queue: str,
@@ -388,13 +431,18 @@ class Recorder:
         traceback: str | None,
         delivery: Delivery | None,
     ) -> None:
-        event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=reason)
+        detail = reason if task is not None else f"{reason}, a message of {queue!r}"
+        event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)
         self.letters.append(DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery))
 
 
 def _queue_of(payload: Mapping[str, Any]) -> str:
     info = (payload.get("properties") or {}).get("delivery_info") or {}
     return info.get("routing_key") or info.get("exchange") or ""
+
+
+def _unless_task(task: str | None, delivery: Delivery) -> str:
+    return "" if task is not None else f"a message of {delivery.queue!r}"
 
 
 def _eta(headers: Mapping[str, Any]) -> datetime | None:

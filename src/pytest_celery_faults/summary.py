@@ -24,7 +24,7 @@ def numbers_of(harness: Harness) -> dict[str, Any]:
         "tasks": len({message.task_id for message in recorder.sent}),
         "executions": recorder.executions,
         "faults": dict(recorder.faults_fired),
-        "letters": dict(harness.dlq.reasons),
+        "letters": dict(Counter(letter.reason for letter in recorder.letters)),
         "elapsed": harness.clock.elapsed,
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, overload
 
-from .errors import hide_ours
+from .errors import FaultValueError, hide_ours, nearest
 
 __tracebackhide__ = hide_ours
 
@@ -68,8 +68,9 @@ class Event:
 class Timeline(Sequence[Event]):
     """All events of a test in order. ``str()`` is a table that is the same for two runs with one seed."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], name_of: Callable[[Any], str]) -> None:
         self._now = now
+        self._name_of = name_of
         #: Called after each event, where it happened.
         self.on_record: Callable[[], None] | None = None
         self._events: list[Event] = []
@@ -122,8 +123,16 @@ class Timeline(Sequence[Event]):
     def where(
         self, kind: str | None = None, *, task: Any = None, task_id: str | None = None, attempt: int | None = None
     ) -> list[Event]:
-        """The events of that kind, task (or its name), task id and attempt."""
-        name = getattr(task, "name", task)
+        """The events of that kind, task (or its name), task id and attempt.
+
+        Raises:
+            FaultValueError: there is no such kind, or no such task.
+        """
+        if kind is not None and kind not in KINDS:
+            raise FaultValueError(
+                f"{kind!r} is no kind of event{nearest(str(kind), KINDS)} There is: {', '.join(KINDS)}"
+            )
+        name = None if task is None else self._name_of(task)
         return [
             event
             for event in self._events

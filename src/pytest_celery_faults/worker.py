@@ -23,10 +23,14 @@ from .timeline import Event
 
 if TYPE_CHECKING:
     from .harness import Harness
+    from .recorder import Recorder
 
 __tracebackhide__ = hide_ours
 
 HOSTNAME = "celery@in-memory"
+
+# Given a task, the consumer and Celery's strategy for the task, it returns the strategy to use.
+Guard = Callable[[Any, Any, Callable[..., Any]], Callable[..., Any]]
 
 
 class _Strategies(dict[str, Any]):
@@ -37,6 +41,7 @@ class _Strategies(dict[str, Any]):
 
     consumer: Any
     on_build: Callable[[Any], None]
+    guard: Guard | None = None
 
     def __missing__(self, name: str) -> Any:
         consumer = self.consumer
@@ -46,7 +51,8 @@ class _Strategies(dict[str, Any]):
         task = tasks[name]
         self.on_build(task)
         consumer.task_buckets[name] = consumer.bucket_for_task(task)
-        self[name] = task.start_strategy(consumer.app, consumer)
+        strategy = task.start_strategy(consumer.app, consumer)
+        self[name] = strategy if self.guard is None else self.guard(task, consumer, strategy)
         task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         return self[name]
 
@@ -56,11 +62,30 @@ class _ConsumerMixin:
 
     Strategies = _Strategies
     on_build: Callable[[Any], None]
+    guard: Guard | None = None
+    recorder: Recorder
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        with self.recorder.refusing(message, "undecodable", None):
+            super().on_unknown_message(body, message)  # type: ignore[misc]
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        with self.recorder.refusing(message, "unregistered", exc):
+            super().on_unknown_task(body, message, exc)  # type: ignore[misc]
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        with self.recorder.refusing(message, "undecodable", exc):
+            super().on_invalid_task(body, message, exc)  # type: ignore[misc]
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        with self.recorder.refusing(message, "undecodable", exc):
+            super().on_decode_error(message, exc)  # type: ignore[misc]
 
     def update_strategies(self) -> None:
         strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
         strategies.consumer = self
         strategies.on_build = self.on_build
+        strategies.guard = self.guard
         strategies.clear()
 
     def reset_rate_limits(self) -> None:
@@ -267,7 +292,18 @@ class WorkerControl:
         return f"<WorkerControl {'running' if self.running else 'stopped' if self._stopped else 'not started yet'}>"
 
 
-def consumer_class(configured: str | type, on_build: Callable[[Any], None]) -> type:
-    """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself."""
+def consumer_class(
+    configured: str | type,
+    recorder: Recorder,
+    on_build: Callable[[Any], None],
+    guard: Guard | None = None,
+) -> type:
+    """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself.
+
+    ``on_build`` is called with each task that gets a strategy, and ``guard`` may put something in front of it.
+    """
     base = symbol_by_name(configured)
-    return type(base.__name__, (_ConsumerMixin, base), {"on_build": staticmethod(on_build)})
+    attributes: dict[str, Any] = {"recorder": recorder, "on_build": staticmethod(on_build)}
+    if guard is not None:
+        attributes["guard"] = staticmethod(guard)
+    return type(base.__name__, (_ConsumerMixin, base), attributes)

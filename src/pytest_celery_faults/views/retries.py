@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import AmbiguousHistoryError, hide_ours, nearest
+from ..errors import AmbiguousHistoryError, FaultValueError, PolicyNotFollowedError, hide_ours, nearest
 from ..recorder import Attempt, Record, Recorder
+from .policy import SILENT_CAP, RetryPolicy
 
 __tracebackhide__ = hide_ours
 
 
-class RetryHistory:
-    """The attempts of one task id."""
+class Seconds(list[float]):
+    """A list of seconds that knows whose they are, so that a failing comparison can show all of it."""
 
-    def __init__(self, record: Record, label: str) -> None:
+    def __init__(self, seconds: list[float], history: RetryHistory) -> None:
+        super().__init__(seconds)
+        self.history = history
+
+
+class RetryHistory:
+    """The attempts of one task id. ``str()`` is a table of them."""
+
+    def __init__(self, record: Record, recorder: Recorder) -> None:
         self._record = record
-        self._label = label
+        self._recorder = recorder
+        self._label = recorder.timeline.label(record.task, record.task_id)
 
     @property
     def task_id(self) -> str:
@@ -28,18 +38,18 @@ class RetryHistory:
         return list(self._record.attempts)
 
     @property
-    def _retries(self) -> list[Attempt]:
+    def _retried(self) -> list[Attempt]:
         return [attempt for attempt in self._record.attempts if attempt.planned_delay is not None]
 
     @property
     def count(self) -> int:
         """How often the task was retried: retries, not executions."""
-        return len(self._retries)
+        return len(self._retried)
 
     @property
     def delays(self) -> list[float]:
         """What each retry asked for, in seconds."""
-        return [attempt.planned_delay for attempt in self._retries if attempt.planned_delay is not None]
+        return Seconds([a.planned_delay for a in self._retried if a.planned_delay is not None], self)
 
     @property
     def waits(self) -> list[float]:
@@ -47,14 +57,19 @@ class RetryHistory:
 
         It is longer than the delay when the worker was busy. A retry that has not started again has none.
         """
-        waits = []
-        for attempt in self._retries:
-            again = attempt.retries + 1
-            started = next((a.started for a in self._record.attempts if a.retries == again), None)
-            published = self._record.published.get(again)
-            if started is not None and published is not None:
-                waits.append(round(started - published, 6))
-        return waits
+        waits = (self._wait_after(attempt) for attempt in self._retried)
+        return Seconds([wait for wait in waits if wait is not None], self)
+
+    def _wait_after(self, attempt: Attempt) -> float | None:
+        """The n-th retry with one number waits from the n-th publishing of the next number to the n-th start of it.
+
+        There is more than one where a message was delivered again after its retry had been published.
+        """
+        again = attempt.retries + 1
+        position = [a for a in self._retried if a.retries == attempt.retries].index(attempt)
+        published = self._record.published.get(again, [])[position:]
+        started = [a.started for a in self._record.attempts if a.retries == again and not a.redelivered][position:]
+        return round(started[0] - published[0], 6) if published and started else None
 
     @property
     def exceptions(self) -> list[BaseException]:
@@ -66,9 +81,88 @@ class RetryHistory:
         """Whether a retry was asked for and refused, because ``max_retries`` was reached."""
         return any(attempt.retry_refused for attempt in self._record.attempts)
 
+    @property
+    def policy(self) -> RetryPolicy:
+        """The schedule that the task's own settings promise.
+
+        Raises:
+            FaultValueError: the worker does not know the task, so there are no settings.
+        """
+        task = self._recorder.tasks().get(self._record.task)
+        if task is None:
+            raise FaultValueError(f"no application of this test has the task {self._record.task!r}: it has no policy")
+        return RetryPolicy(task)
+
+    def assert_follows_policy(self) -> None:
+        """Compare what each retry asked for with the policy.
+
+        Raises:
+            PolicyNotFollowedError: a delay is another one or out of the bounds of the jitter, Celery capped it at 600 s
+                although ``retry_backoff_max`` is not set, there were more retries than ``max_retries``, or it gave up
+                before; or nothing was retried, so that there is nothing to compare.
+        """
+        policy = self.policy
+        if not self._retried and not self.exhausted:
+            raise PolicyNotFollowedError(f"{self._label} was not retried: there is nothing to compare with its policy")
+        remarks = {attempt.number: _remark(attempt, policy) for attempt in self._record.attempts}
+        if any(remarks.values()):
+            raise PolicyNotFollowedError(
+                f"{self._label} does not follow its policy: {policy}\n{self.table(policy, remarks)}"
+            )
+
+    def table(self, policy: RetryPolicy | None = None, remarks: dict[int, str] | None = None) -> str:
+        """The attempts, a line each; with a policy also what it promises."""
+        head = ["attempt", "started at", "exception", "planned delay", "real delay"]
+        rows = []
+        for attempt in self._record.attempts:
+            delay = attempt.planned_delay
+            wait = self._wait_after(attempt) if delay is not None else None
+            exception = repr(attempt.exception) if attempt.exception is not None else "-"
+            row = [str(attempt.number), _seconds(attempt.started), exception, _seconds(delay), _seconds(wait)]
+            if policy is not None:
+                promised = f"{policy.of_retry(attempt.retries + 1)} s" if delay is not None else "-"
+                row.insert(4, promised)
+            remark = (remarks or {}).get(attempt.number, "")
+            rows.append([*row, f"<- {remark}" if remark else ""])
+        if policy is not None:
+            head.insert(4, "promised")
+        rows.insert(0, [*head, ""])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        return "\n".join(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            for row in rows
+        )
+
+    def __str__(self) -> str:
+        return f"{self._label}\n{self.table()}"
+
     def __repr__(self) -> str:
         end = self._record.attempts[-1].state if self._record.attempts else "not started"
         return f"<RetryHistory of {self._label}: {self.count} retries, delays {self.delays}, {end}>"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:g} s"
+
+
+def _remark(attempt: Attempt, policy: RetryPolicy) -> str:
+    """What is wrong with the retry that an attempt asked for."""
+    delay, limit = attempt.planned_delay, policy.max_retries
+    if attempt.retry_refused and (limit is None or attempt.retries < limit):
+        return f"gave up after {attempt.retries} retries"
+    if delay is None:
+        return ""
+    if limit is not None and attempt.retries >= limit:
+        return f"retry {attempt.retries + 1} of {limit}"
+    promised = policy.of_retry(attempt.retries + 1)
+    capped = policy.backoff is not None and policy.backoff_max is None and promised.high > SILENT_CAP
+    if capped and (delay == SILENT_CAP or (policy.jitter and delay < SILENT_CAP)):
+        return f"Celery's silent cap of {SILENT_CAP} s: set retry_backoff_max"
+    if delay in promised:
+        return ""
+    if policy.backoff is not None:
+        return "not what retry_backoff says; self.retry() by hand does not look at it"
+    return "another countdown than the task's settings say"
 
 
 class RetryRecorder:
@@ -81,10 +175,12 @@ class RetryRecorder:
         self._recorder = recorder
 
     def of(self, which: Any) -> RetryHistory:
-        """The history of a task (or its name), when it was sent once, of an ``AsyncResult`` or of a task id.
+        """The history of a task or its name, of an ``AsyncResult`` or of a task id.
+
+        A task (or name) has to be sent once, or retried as one id only.
 
         Raises:
-            AmbiguousHistoryError: that task was sent more than once, or never.
+            AmbiguousHistoryError: more than one id could be meant, or none.
         """
         records = self._recorder.records
         task_id = getattr(which, "id", None) if not hasattr(which, "delay") else None
@@ -104,6 +200,7 @@ class RetryRecorder:
         return self._only(found, f"the task {name!r} was sent {len(found)} times")
 
     def _only(self, found: list[Record], problem: str) -> RetryHistory:
+        found = [record for record in found if record.was_retried] or found
         if len(found) == 1:
             return self._history(found[0])
         label = self._recorder.timeline.label
@@ -111,7 +208,7 @@ class RetryRecorder:
         raise AmbiguousHistoryError(f"{problem}: ask retry_recorder.of() with the result or id of one of {choices}")
 
     def _history(self, record: Record) -> RetryHistory:
-        return RetryHistory(record, self._recorder.timeline.label(record.task, record.task_id))
+        return RetryHistory(record, self._recorder)
 
     @property
     def histories(self) -> list[RetryHistory]:
@@ -119,26 +216,31 @@ class RetryRecorder:
         return [self._history(record) for record in self._recorder.records.values()]
 
     def _sole(self) -> RetryHistory | None:
-        retried = [r for r in self._recorder.records.values() if any(a.planned_delay is not None for a in r.attempts)]
-        if not retried:
-            executed = [record for record in self._recorder.records.values() if record.attempts]
-            return self._history(executed[0]) if len(executed) == 1 else None
-        return self._only(retried, f"{len(retried)} tasks were retried")
+        """The history of the one task id that was retried, or that was executed at all; ``None`` when none was."""
+        executed = [record for record in self._recorder.records.values() if record.attempts]
+        if not executed:
+            return None
+        retried = sum(record.was_retried for record in executed)
+        return self._only(executed, f"{retried or len(executed)} tasks were {'retried' if retried else 'executed'}")
+
+    def _sole_retried(self) -> RetryHistory | None:
+        retried = [record for record in self._recorder.records.values() if record.was_retried]
+        return self._only(retried, f"{len(retried)} tasks were retried") if retried else None
 
     @property
     def count(self) -> int:
         """Retries of the one task that was retried; 0 when none was."""
-        sole = self._sole()
+        sole = self._sole_retried()
         return sole.count if sole is not None else 0
 
     @property
     def delays(self) -> list[float]:
-        sole = self._sole()
+        sole = self._sole_retried()
         return sole.delays if sole is not None else []
 
     @property
     def waits(self) -> list[float]:
-        sole = self._sole()
+        sole = self._sole_retried()
         return sole.waits if sole is not None else []
 
     @property
@@ -153,8 +255,27 @@ class RetryRecorder:
 
     @property
     def exhausted(self) -> bool:
-        sole = self._sole()
+        sole = self._sole_retried()
         return sole.exhausted if sole is not None else False
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The schedule that the settings of the one task promise.
+
+        Raises:
+            AmbiguousHistoryError: no task was executed, or more than one could be meant.
+        """
+        return self._some().policy
+
+    def assert_follows_policy(self) -> None:
+        """Compare the retries of the one task that was retried with its policy; see `RetryHistory`."""
+        self._some().assert_follows_policy()
+
+    def _some(self) -> RetryHistory:
+        sole = self._sole()
+        if sole is None:
+            raise AmbiguousHistoryError("no task was executed in this test")
+        return sole
 
     def __repr__(self) -> str:
         retried = [history for history in self.histories if history.count]

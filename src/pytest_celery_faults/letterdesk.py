@@ -1,0 +1,123 @@
+"""What is done with dead letters: sent back, worked, thrown away, and kept from being worked twice."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.imports import symbol_by_name
+from kombu.transport.virtual import Channel
+
+from .broker import decode_arguments
+from .errors import FaultValueError, QuarantinedError, hide_ours
+from .recorder import Recorder
+
+if TYPE_CHECKING:
+    from .harness import Harness
+    from .views.letters import DeadLetterQueue
+
+__tracebackhide__ = hide_ours
+
+logger = logging.getLogger(__name__)
+
+
+class LetterDesk:
+    """Moves messages between the application's queues and its dead-letter queue."""
+
+    def __init__(self, harness: Harness, dlq: str | None) -> None:
+        self._harness = harness
+        self._dlq = dlq
+
+    def send_back(self, payload: Mapping[str, Any], queue: str) -> None:
+        """Publish a message again, as if it had never been retried, held back or redelivered."""
+        properties = dict(payload["properties"])
+        # What a broker or a delivery added.
+        encoding = properties.pop("body_encoding", None)
+        for name in ("delivery_info", "delivery_tag", "expiration"):
+            properties.pop(name, None)
+        headers = {name: value for name, value in (payload["headers"] or {}).items() if name != "redelivered"}
+        for name, value in (("retries", 0), ("eta", None), ("expires", None)):
+            if name in headers:
+                headers[name] = value
+        body = payload["body"]
+        with self._harness.app.connection_for_write() as connection:
+            channel: Channel = connection.default_channel
+            message = channel.prepare_message(
+                base64.b64decode(body) if encoding == "base64" else body,
+                content_type=payload["content-type"],
+                content_encoding=payload["content-encoding"],
+                headers=headers,
+                properties=properties,
+            )
+            channel.basic_publish(message, exchange="", routing_key=queue)
+
+    def throw_away(self) -> None:
+        """Empty the application's dead-letter queue."""
+        if self._dlq is not None and self._dlq in self._harness.broker.queues:
+            with self._harness.app.connection_for_write() as connection:
+                connection.default_channel.queue_purge(self._dlq)
+
+    def work(self) -> set[str]:
+        """Let the worker consume the dead-letter queue until it is empty; the ids of the tasks in it."""
+        dlq, harness = self._dlq, self._harness
+        if dlq is None:
+            raise FaultValueError("consume(): this test has no dead-letter queue, @pytest.mark.celery_faults(dlq=None)")
+        worker, simulation, recorder = harness.worker, harness.simulation, harness.recorder
+        worker._ensure_started()
+        if not worker.running:
+            raise FaultValueError("consume(): the worker is stopped, celery_faults.worker.start() brings a new one")
+        before = len(recorder.deliveries_from(dlq))
+        added = dlq not in harness.consumed_queues()
+
+        def empty() -> bool:
+            deliveries = recorder.deliveries_from(dlq)
+            return not harness.broker.queues.get(dlq) and all(
+                delivery.settled and not recorder.is_running(delivery.task_id) for delivery in deliveries
+            )
+
+        if added:
+            harness.app.control.add_consumer(dlq)
+            simulation.run_now(f"the worker to consume {dlq!r}", lambda: dlq in harness.consumed_queues())
+        simulation.wait(f"the worker to work {dlq!r}", ready=empty)
+        if added:
+            harness.app.control.cancel_consumer(dlq)
+            simulation.run_now(f"the worker to leave {dlq!r}", lambda: dlq not in harness.consumed_queues())
+        deliveries = recorder.deliveries_from(dlq)[before:]
+        return {delivery.task_id for delivery in deliveries if delivery.task_id is not None}
+
+
+class Quarantine:
+    """Refuses a message that is equal to a dead one, before it is run: a poison message is worked once.
+
+    A broker or a consumer of the application's would have to do this in production; Celery has nothing like it.
+    """
+
+    def __init__(self, letters: DeadLetterQueue, recorder: Recorder, dlq: str | None) -> None:
+        self._letters = letters
+        self._recorder = recorder
+        self._dlq = dlq
+
+    def guard(self, task: Any, consumer: Any, strategy: Callable[..., Any]) -> Callable[..., Any]:
+        """Celery's strategy for a task, behind the quarantine."""
+
+        def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+            delivery = self._recorder.delivery_of(message)
+            letter = None
+            if delivery is not None and delivery.queue != self._dlq:
+                letter = self._letters.same_as(task.name, *decode_arguments(delivery.payload))
+            if letter is None:
+                return strategy(message, body, ack, reject, callbacks, **options)
+            error = QuarantinedError(f"a message equal to this one is a dead letter already: {letter.reason}")
+            self._recorder.quarantined(message, error)
+            # What Celery does of a message that it refuses when it has made a request of it: fail it, reject it.
+            request = symbol_by_name(task.Request)(
+                message, on_ack=ack, on_reject=reject, app=consumer.app, hostname=consumer.hostname, task=task,
+                connection_errors=consumer.connection_errors, body=message.body, headers=message.headers,
+            )  # fmt: skip
+            task.backend.mark_as_failure(request.id, error, request=request._context, store_result=request.store_errors)
+            request.reject(requeue=False)
+            return None
+
+        return receive
