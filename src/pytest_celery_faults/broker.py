@@ -19,12 +19,14 @@ https://www.rabbitmq.com/docs/priority, /docs/ttl, /docs/confirms.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kombu.serialization import loads
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis import Redis
@@ -165,7 +167,7 @@ class Broker:
 
     def _decode(self, payload: dict[str, Any], queue: str) -> Message:
         args, kwargs = decode_arguments(payload)
-        headers = payload.get("headers") or {}
+        headers = headers_of(payload)
         properties = payload.get("properties") or {}
         return Message(
             queue=queue,
@@ -186,26 +188,43 @@ class Broker:
 
 def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The positional and keyword arguments of a task message; none where it cannot be decoded."""
-    import base64
+    body = _decoded_body(payload)
+    args: Any = None
+    kwargs: Any = None
+    if isinstance(body, dict):  # protocol 1
+        args, kwargs = body.get("args"), body.get("kwargs")
+    elif isinstance(body, (list, tuple)) and len(body) == 3:
+        args, kwargs, _embed = body
+    return args if isinstance(args, (list, tuple)) else (), kwargs if isinstance(kwargs, dict) else {}
 
-    from kombu.serialization import loads
 
+def _decoded_body(payload: Mapping[str, Any]) -> Any:
     properties = payload.get("properties") or {}
     body: Any = payload.get("body")
     try:
         if properties.get("body_encoding") == "base64":
             body = base64.b64decode(body)
         accept = [payload["content-type"]]
-        decoded = loads(body, payload["content-type"], payload["content-encoding"], accept=accept)
-        args, kwargs, _embed = decoded
+        return loads(body, payload["content-type"], payload["content-encoding"], accept=accept)
     except Exception:  # A message that cannot be decoded still is one, and is looked at by people.
-        return (), {}
-    return args, kwargs
+        return None
+
+
+def headers_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Celery says of a task beside its arguments: the message's headers, in its first protocol part of the body.
+
+    See https://docs.celeryq.dev/en/stable/internals/protocol.html.
+    """
+    headers = payload.get("headers") or {}
+    if "task" in headers:
+        return headers
+    body = _decoded_body(payload)
+    return body if isinstance(body, dict) and "task" in body else headers
 
 
 def identity_of(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The task's name and id in a task message; ``None`` for each where it is none."""
-    headers = payload.get("headers") or {}
+    headers = headers_of(payload)
     task, task_id = headers.get("task"), headers.get("id")
     return (task, task_id) if isinstance(task, str) and isinstance(task_id, str) else (None, None)
 

@@ -254,14 +254,13 @@ class Harness:
     def build_worker(self) -> Worker:
         app, options = self.app, self._options
         pool = type("Pool", (Pool,), {"server": self.server, "timeline": self.timeline})
-        guard = Quarantine(self.dlq, self.recorder, options.dlq).guard if options.quarantine else None
-        return Worker(
+        worker = Worker(
             app=app,
             hostname=HOSTNAME,
             pool_cls=pool,
             pool=pool,
             concurrency=options.concurrency,
-            consumer_cls=consumer_class(app.conf.worker_consumer, self.recorder, self.injector.wrap, guard),
+            consumer_cls=consumer_class(app.conf.worker_consumer, self.recorder, self.injector.wrap),
             queues=self._queues(),
             use_eventloop=True,
             without_heartbeat=True,
@@ -269,6 +268,9 @@ class Harness:
             without_gossip=True,
             loglevel="WARN",
         )
+        if options.quarantine:
+            worker.quarantine = Quarantine(self.dlq, self.recorder, options.dlq)
+        return worker
 
     def _queues(self) -> list[str]:
         """What to consume: all that the app declares or its tasks name, but for the dead-letter queue."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.imports import symbol_by_name
 from kombu.transport.virtual import Channel
 
 from .broker import decode_arguments
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from .views.letters import DeadLetterQueue
 
 __tracebackhide__ = hide_ours
-
-logger = logging.getLogger(__name__)
 
 
 class LetterDesk:
@@ -99,25 +95,19 @@ class Quarantine:
         self._recorder = recorder
         self._dlq = dlq
 
-    def guard(self, task: Any, consumer: Any, strategy: Callable[..., Any]) -> Callable[..., Any]:
-        """Celery's strategy for a task, behind the quarantine."""
-
-        def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
-            delivery = self._recorder.delivery_of(message)
-            letter = None
-            if delivery is not None and delivery.queue != self._dlq:
-                letter = self._letters.same_as(task.name, *decode_arguments(delivery.payload))
-            if letter is None:
-                return strategy(message, body, ack, reject, callbacks, **options)
-            error = QuarantinedError(f"a message equal to this one is a dead letter already: {letter.reason}")
-            self._recorder.quarantined(message, error)
-            # What Celery does of a message that it refuses when it has made a request of it: fail it, reject it.
-            request = symbol_by_name(task.Request)(
-                message, on_ack=ack, on_reject=reject, app=consumer.app, hostname=consumer.hostname, task=task,
-                connection_errors=consumer.connection_errors, body=message.body, headers=message.headers,
-            )  # fmt: skip
-            task.backend.mark_as_failure(request.id, error, request=request._context, store_result=request.store_errors)
-            request.reject(requeue=False)
-            return None
-
-        return receive
+    def refuses(self, request: Any) -> bool:
+        """Whether a task is not to be run, given its request, which then has failed and been rejected."""
+        delivery = self._recorder.delivery_of(request.message)
+        if delivery is None or delivery.queue == self._dlq:
+            return False
+        letter = self._letters.same_as(request.name, *decode_arguments(delivery.payload))
+        if letter is None:
+            return False
+        error = QuarantinedError(f"a message equal to this one is a dead letter already: {letter.reason}")
+        self._recorder.quarantined(request.message, error)
+        # What Celery's strategy does with a request that it refuses.
+        request.task.backend.mark_as_failure(
+            request.id, error, request=request._context, store_result=request.store_errors
+        )
+        request.reject(requeue=False)
+        return True

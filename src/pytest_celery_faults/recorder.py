@@ -16,7 +16,7 @@ from celery.exceptions import Reject, Retry
 from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
-from .broker import decode_arguments, identity_of
+from .broker import decode_arguments, headers_of, identity_of
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .simulation import Simulation
 from .timeline import Timeline
@@ -143,7 +143,7 @@ class Recorder:
     # -- told by the broker
 
     def published(self, queue: str, payload: dict[str, Any]) -> None:
-        headers = payload["headers"]
+        headers = headers_of(payload)
         task, task_id = headers["task"], headers["id"]
         args, kwargs = decode_arguments(payload)
         eta = _eta(headers)
@@ -176,7 +176,16 @@ class Recorder:
         task, task_id = identity_of(payload)
         delivery = self._deliveries[properties["delivery_tag"]] = Delivery(_queue_of(payload), payload, task_id)
         if task is not None and task_id is not None:
-            self.record_of(task, task_id).deliveries.append(delivery)
+            record = self.record_of(task, task_id)
+            record.deliveries.append(delivery)
+            if len(record.deliveries) > self._max_executions and not record.attempts:
+                self._simulation.abort(
+                    EndlessTaskError(
+                        f"{self.timeline.label(task, task_id)} was delivered more than {self._max_executions} times "
+                        "(max_executions) and never ran: the visibility timeout brings its message back again and "
+                        "again before its ETA is reached"
+                    )
+                )
         # The header of the same name will not do: a retry's message has those of the message that was redelivered.
         if (properties.get("delivery_info") or {}).get("redelivered"):
             self.timeline.record(happened.REDELIVERED, task, task_id, detail=_unless_task(task, delivery))

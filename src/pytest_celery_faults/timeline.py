@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ KINDS = (
     FAULT_FIRED, TIME_JUMPED, DEAD_LETTERED, SOFT_TIME_LIMIT, KILLED, WORKER,
 )  # fmt: skip
 
+_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -94,6 +97,7 @@ class Timeline(Sequence[Event]):
         if now > before:
             self._append(Event(len(self._events), now, TIME_JUMPED, detail=f"by {now - before:.6f} s"))
         label = self.label(task, task_id)
+        detail = self.readable(detail)
         if task is None and task_id is not None:
             task = self._tasks.get(task_id)
         event = self._append(
@@ -106,6 +110,11 @@ class Timeline(Sequence[Event]):
     def _append(self, event: Event) -> Event:
         self._events.append(event)
         return event
+
+    def readable(self, text: str) -> str:
+        """A text without what differs from run to run: task ids, which become labels, and addresses of objects."""
+        text = _UUID.sub(lambda found: self._labels.get(found[0], "an unknown task"), text)
+        return _ADDRESS.sub(" at 0x...", text)
 
     def label(self, task: str | None, task_id: str | None) -> str:
         """``name#ordinal`` of a task id, given at its first mention."""

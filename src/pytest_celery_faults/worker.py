@@ -23,14 +23,12 @@ from .timeline import Event
 
 if TYPE_CHECKING:
     from .harness import Harness
+    from .letterdesk import Quarantine
     from .recorder import Recorder
 
 __tracebackhide__ = hide_ours
 
 HOSTNAME = "celery@in-memory"
-
-# Given a task, the consumer and Celery's strategy for the task, it returns the strategy to use.
-Guard = Callable[[Any, Any, Callable[..., Any]], Callable[..., Any]]
 
 
 class _Strategies(dict[str, Any]):
@@ -41,7 +39,6 @@ class _Strategies(dict[str, Any]):
 
     consumer: Any
     on_build: Callable[[Any], None]
-    guard: Guard | None = None
 
     def __missing__(self, name: str) -> Any:
         consumer = self.consumer
@@ -51,8 +48,7 @@ class _Strategies(dict[str, Any]):
         task = tasks[name]
         self.on_build(task)
         consumer.task_buckets[name] = consumer.bucket_for_task(task)
-        strategy = task.start_strategy(consumer.app, consumer)
-        self[name] = strategy if self.guard is None else self.guard(task, consumer, strategy)
+        self[name] = task.start_strategy(consumer.app, consumer)
         task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         return self[name]
 
@@ -62,7 +58,6 @@ class _ConsumerMixin:
 
     Strategies = _Strategies
     on_build: Callable[[Any], None]
-    guard: Guard | None = None
     recorder: Recorder
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
@@ -85,7 +80,6 @@ class _ConsumerMixin:
         strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
         strategies.consumer = self
         strategies.on_build = self.on_build
-        strategies.guard = self.guard
         strategies.clear()
 
     def reset_rate_limits(self) -> None:
@@ -112,6 +106,13 @@ class Worker(CeleryWorker):
     def set_process_status(self, info: Any) -> None:
         pass
 
+    def _process_task(self, req: Any) -> None:
+        if self.quarantine is not None and self.quarantine.refuses(req):
+            state.task_ready(req)
+            self._quick_release()
+        else:
+            super()._process_task(req)
+
     def stop(self, in_sighandler: bool = False, exitcode: Any = None) -> None:
         # Celery takes Ctrl-C in its own process for a shutdown; here it is the test that is interrupted.
         import sys
@@ -124,6 +125,8 @@ class Worker(CeleryWorker):
         super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
 
     failure: BaseException | None = None
+    #: Looks at each task that is about to be given to the pool.
+    quarantine: Quarantine | None = None
 
 
 class WorkerControl:
@@ -292,18 +295,8 @@ class WorkerControl:
         return f"<WorkerControl {'running' if self.running else 'stopped' if self._stopped else 'not started yet'}>"
 
 
-def consumer_class(
-    configured: str | type,
-    recorder: Recorder,
-    on_build: Callable[[Any], None],
-    guard: Guard | None = None,
-) -> type:
-    """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself.
-
-    ``on_build`` is called with each task that gets a strategy, and ``guard`` may put something in front of it.
-    """
+def consumer_class(configured: str | type, recorder: Recorder, on_build: Callable[[Any], None]) -> type:
+    """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself."""
     base = symbol_by_name(configured)
-    attributes: dict[str, Any] = {"recorder": recorder, "on_build": staticmethod(on_build)}
-    if guard is not None:
-        attributes["guard"] = staticmethod(guard)
+    attributes = {"recorder": recorder, "on_build": staticmethod(on_build)}
     return type(base.__name__, (_ConsumerMixin, base), attributes)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ..broker import decode_arguments
+from ..broker import decode_arguments, headers_of
 from ..errors import FaultTypeError, FaultValueError, hide_ours
 from ..recorder import DeadLetter, Recorder
 
@@ -50,8 +50,7 @@ class Letter:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        headers: Mapping[str, Any] = self._fact.payload.get("headers") or {}
-        return headers
+        return headers_of(self._fact.payload)
 
     @property
     def retries(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ class RetryHistory:
         for attempt in self._record.attempts:
             delay = attempt.planned_delay
             wait = self._wait_after(attempt) if delay is not None else None
-            exception = repr(attempt.exception) if attempt.exception is not None else "-"
+            exception = self._recorder.timeline.readable(repr(attempt.exception)) if attempt.exception else "-"
+            exception = textwrap.shorten(exception, 40, placeholder="...")
             row = [str(attempt.number), _seconds(attempt.started), exception, _seconds(delay), _seconds(wait)]
             if policy is not None:
                 promised = f"{policy.of_retry(attempt.retries + 1)} s" if delay is not None else "-"
