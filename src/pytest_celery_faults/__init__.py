@@ -13,6 +13,8 @@ from .errors import (
     FaultTypeError,
     FaultValueError,
     ForeignBrokerError,
+    PolicyNotFollowedError,
+    QuarantinedError,
     StalledTaskError,
     WaitNeverEndsError,
     WorkerDiedError,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .recorder import Attempt, SentMessage
     from .timeline import Event, Timeline
     from .views.letters import DeadLetterQueue, Letter
+    from .views.policy import RetryPolicy
     from .views.retries import RetryHistory, RetryRecorder
     from .views.sent import Sent
     from .worker import WorkerControl
@@ -51,7 +54,10 @@ __all__ = [
     "Injection",
     "Letter",
     "Message",
+    "PolicyNotFollowedError",
+    "QuarantinedError",
     "RetryHistory",
+    "RetryPolicy",
     "RetryRecorder",
     "Sent",
     "SentMessage",
@@ -76,6 +82,7 @@ _HOMES = {
     "Letter": "views.letters",
     "Message": "broker",
     "RetryHistory": "views.retries",
+    "RetryPolicy": "views.policy",
     "RetryRecorder": "views.retries",
     "Sent": "views.sent",
     "SentMessage": "recorder",

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from celery.worker import state
 from kombu.transport.virtual import Channel
 
 from .broker import decode_arguments
@@ -48,6 +49,10 @@ class LetterDesk:
                 properties=properties,
             )
             channel.basic_publish(message, exchange="", routing_key=queue)
+
+    def forget_revoked(self, task_id: str) -> None:
+        """A worker remembers what expired as revoked, and would refuse it: here it is as after a restart."""
+        state.revoked.discard(task_id)
 
     def throw_away(self) -> None:
         """Empty the application's dead-letter queue."""

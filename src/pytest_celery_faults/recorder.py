@@ -168,7 +168,7 @@ class Recorder:
             )
         )
         self.record_of(task, task_id).published.setdefault(retries, []).append(event.at)
-        if queue == self._dlq:
+        if queue == self._dlq and not retries:
             self._dead_letter(task, task_id, "published", payload, queue, None, None, None)
 
     def delivered(self, payload: dict[str, Any]) -> None:

@@ -104,8 +104,9 @@ class DeadLetterQueue(Sequence[Letter]):
         """Send a letter back to the queue that it came from, or all of them: they leave the dead-letter queue.
 
         The message has the id it had, and no retries, no ETA and no expiry. Its task's state stays what it was until it
-        has run again. Letters that the application sent to its dead-letter queue itself came from nowhere else: those
-        stay, and `consume` works them. Returns what was sent.
+        has run again, and an ``AsyncResult`` that was asked keeps what it said: make a new one. Letters that the
+        application sent to its dead-letter queue itself came from nowhere else: those stay, and `consume` works them.
+        Returns what was sent.
 
         Raises:
             FaultTypeError, FaultValueError: that is no letter, none that lies here, or one that came from nowhere else.
@@ -124,6 +125,8 @@ class DeadLetterQueue(Sequence[Letter]):
         else:
             letters = [letter]
         for one in letters:
+            if one.reason == "expired" and one.task_id is not None:
+                self._desk.forget_revoked(one.task_id)
             self._desk.send_back(one._fact.payload, one.queue)
             present.remove(one)
         return letters

@@ -68,9 +68,14 @@ class RetryHistory:
         """
         again = attempt.retries + 1
         position = [a for a in self._retried if a.retries == attempt.retries].index(attempt)
-        published = self._record.published.get(again, [])[position:]
-        started = [a.started for a in self._record.attempts if a.retries == again and not a.redelivered][position:]
-        return round(started[0] - published[0], 6) if published and started else None
+        published = self._record.published.get(again, [])
+        started = [a for a in self._record.attempts if a.retries == again]
+        for later in reversed(started[1:]):
+            if later.redelivered and len(started) > len(published):
+                started.remove(later)
+        if position >= min(len(published), len(started)):
+            return None
+        return round(started[position].started - published[position], 6)
 
     @property
     def exceptions(self) -> list[BaseException]:
