@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import pytest
 
@@ -989,29 +990,185 @@ def file_of(use):
     return f"test_wrong_{list(WRONG).index(use):02}"
 
 
+RUNS = {"not armed": [], "armed": ["--celery-faults"], "xdist": ["--celery-faults", "-n2"]}
+
+
 @pytest.fixture(scope="module")
 def collected():
-    """What pytest printed for all wrong uses together, by whether it was armed."""
+    """What pytest printed for all wrong uses together, by the way it was run."""
     return {}
 
 
 @pytest.mark.parametrize("use", WRONG)
-@pytest.mark.parametrize("armed", [False, True], ids=["not armed", "armed"])
-def test_a_wrong_use_fails_the_collection_of_its_file(work, collected, use, armed):
-    if armed not in collected:
+@pytest.mark.parametrize("run", RUNS)
+def test_a_wrong_use_fails_the_collection_of_its_file(work, collected, use, run):
+    if run not in collected:
         work.pytester.makepyfile(broken="1 / 0\n", **{file_of(use): WRONG_FILE.format(use) for use in WRONG})
         # All files are gone through, so that a test whose mark means nothing would run and be seen.
-        arguments = ["-rA", "--continue-on-collection-errors"]
-        collected[armed] = work.armed(*arguments) if armed else work.run(*arguments)
-    result = collected[armed]
+        arguments = ["-rA", "--continue-on-collection-errors", *RUNS[run]]
+        collected[run] = work.run(*arguments, subprocess=run == "xdist")
+    result = collected[run]
     assert "INTERNALERROR" not in result.stdout.str()
     found = section(result, f"ERROR collecting {file_of(use)}.py")
     # Where Python itself runs into the error, at the user's line, pytest marks the message with an E.
     messages = [line for line in found if line.startswith(("@pytest.mark.inject: ", "E  "))]
     assert any(all(word in message for word in WRONG[use]) for message in messages), found
+    assert [line for line in found if line.startswith(f"{file_of(use)}.py:10: in ")], "the line of the mark"
     assert not [line for line in found if "pytest_celery_faults/" in line]
-    told = [line for line in result.outlines if re.match(rf"[A-Z]+ {file_of(use)}\.py", line)]
-    assert [line.split()[0] for line in told] == ["ERROR"], "neither passed nor skipped"
+    told = {line.split()[0] for line in result.outlines if re.match(rf"[A-Z]+ {file_of(use)}\.py", line)}
+    assert told == {"ERROR"}, "neither passed nor skipped"
+
+
+PLACES = {
+    "the lowest of three decorators": (
+        7,
+        "test_it",
+        """
+        import pytest
+
+        @pytest.mark.parametrize("x", [1,
+            2])
+        @pytest.mark.inject(KeyError(), times=2)
+        @pytest.mark.inject(KeyError(), times=0)
+        def test_it(x): pass
+        """,
+    ),
+    "the upper of two, over several lines": (
+        4,
+        "test_it",
+        """
+        import pytest
+
+        @pytest.mark.inject(
+            KeyError(),
+            times=0,
+        )
+        @pytest.mark.inject(KeyError(), times=2)
+        async def test_it(): pass
+        """,
+    ),
+    "a method": (
+        6,
+        "TestIt.test_it",
+        """
+        import pytest
+
+        class TestIt:
+            @pytest.mark.celery_faults(concurrency=2)
+            @pytest.mark.inject(KeyError(), times=0)
+            def test_it(self): pass
+        """,
+    ),
+    "a class": (
+        4,
+        "TestIt",
+        """
+        import pytest
+
+        @pytest.mark.inject(KeyError(), times=0)
+        class TestIt:
+            def test_it(self): pass
+        """,
+    ),
+    "a TestCase": (
+        6,
+        "TestIt.test_it",
+        """
+        import pytest
+        import unittest
+
+        class TestIt(unittest.TestCase):
+            @pytest.mark.inject(KeyError(), times=0)
+            def test_it(self): pass
+        """,
+    ),
+    "a module": (
+        6,
+        "<module>",
+        """
+        import pytest
+
+        pytestmark = [
+            pytest.mark.celery_faults(concurrency=2),
+            pytest.mark.inject(KeyError(), times=0),
+        ]
+        def test_it(): pass
+        """,
+    ),
+    "a module with one mark": (
+        3,
+        "<module>",
+        """
+        import pytest
+        pytestmark = pytest.mark.inject(KeyError(), times=0)
+        def test_it(): pass
+        """,
+    ),
+    "a mark with a name of its own, at its test": (
+        5,
+        "test_it",
+        """
+        import pytest
+        broken = pytest.mark.inject(KeyError(), times=0)
+
+        @broken
+        def test_it(): pass
+        """,
+    ),
+    "a case, at its test": (
+        4,
+        "test_it",
+        """
+        import pytest
+
+        @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.inject(KeyError(), times=0))])
+        def test_it(x): pass
+        """,
+    ),
+    "the importable mark": (
+        4,
+        "test_it",
+        """
+        from pytest_celery_faults import inject
+
+        @inject(KeyError, times=0)
+        def test_it(): pass
+        """,
+    ),
+    "a setting": (
+        5,
+        "test_it",
+        """
+        import pytest
+
+        @pytest.mark.inject(KeyError())
+        @pytest.mark.celery_faults(concurrency=0)
+        def test_it(): pass
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_line_of_a_wrong_mark_is_shown(shop, place):
+    line, name, source = PLACES[place]
+    shop.pytester.path.joinpath("test_shop.py").write_text(textwrap.dedent(source))
+    result = shop.run()
+    result.assert_outcomes(errors=1)
+    wrong = "celery_faults(concurrency=0): a whole*" if place == "a setting" else "times=0: a whole number from 1 up*"
+    result.stdout.fnmatch_lines([f"@pytest.mark.*: {wrong}", f"test_shop.py:{line}: in {name}"])
+
+
+def test_a_mark_whose_source_is_not_at_hand_is_wrong_all_the_same(shop):
+    shop.test(
+        """
+        import pytest
+        exec("@pytest.mark.inject(KeyError(), times=0)\\ndef test_it(): pass")
+        """
+    )
+    result = shop.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["@pytest.mark.inject: times=0: a whole number from 1 up*"])
 
 
 def test_wrong_uses_are_two_kinds_of_error_at_the_call(work):

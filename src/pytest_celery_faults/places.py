@@ -24,7 +24,7 @@ def place_of(mark: pytest.Mark, owner: Any) -> str:
     try:
         path = inspect.getsourcefile(owner) or ""
         lines, first = inspect.getsourcelines(owner)
-        indented = lines[0][:1].isspace()
+        indented = lines[0][:1] in (" ", "\t")
         body = ast.parse("".join(["if 1:\n", *lines] if indented else lines)).body
     except (OSError, TypeError, SyntaxError):
         return ""
