@@ -1,0 +1,212 @@
+"""The machinery is itself tested: broken on purpose, it makes tests fail that pass when it works."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_celery_faults.injection import Injection, Injector
+from pytest_celery_faults.letterdesk import LetterDesk, Quarantine
+from pytest_celery_faults.recorder import Recorder
+from pytest_celery_faults.simulation import Simulation
+from pytest_celery_faults.timeline import Timeline
+from pytest_celery_faults.views.letters import DeadLetterQueue, Letter
+from pytest_celery_faults.views.policy import Bounds, RetryPolicy
+from pytest_celery_faults.views.retries import RetryHistory
+
+TESTS = """
+import pytest
+from celery.exceptions import Reject
+from pytest_celery_faults import FaultNeverFiredError, PolicyNotFollowedError, Sleep
+from shop import add, app, boom, download, jittery, slow
+
+@pytest.mark.inject(OSError, times=3)
+def test_three_faults(retry_recorder):
+    assert download.delay("x").get() == "done"
+    assert retry_recorder.count == 3
+    assert retry_recorder.delays == [1, 2, 4]
+
+def test_a_busy_slot(celery_faults, retry_recorder):
+    celery_faults.inject(OSError, task=download)
+    download.delay("x")
+    celery_faults.worker.advance(0.5)
+    slow.delay(10)
+    celery_faults.worker.drain()
+    assert retry_recorder.of(download).delays == [1]
+    assert retry_recorder.of(download).waits == [10.5]
+
+def test_a_fault_that_cannot_fire(celery_faults):
+    with pytest.raises(FaultNeverFiredError), celery_faults.inject(OSError, task=boom):
+        add.delay(1, 2).get()
+
+def test_a_countdown_that_breaks_the_policy(retry_recorder):
+    @app.task(bind=True, default_retry_delay=30)
+    def task(self):
+        if not self.request.retries:
+            raise self.retry(countdown=5)
+    task.delay().get()
+    with pytest.raises(PolicyNotFollowedError):
+        retry_recorder.assert_follows_policy()
+
+def test_jitter_in_its_bounds(celery_faults, retry_recorder):
+    celery_faults.inject(OSError, times=3)
+    jittery.delay().get()
+    retry_recorder.assert_follows_policy()
+
+def test_a_failure_is_a_letter(celery_faults, celery_dlq):
+    boom.delay()
+    celery_faults.worker.drain()
+    assert [(letter.reason, letter.route) for letter in celery_dlq] == [("failed", "harness")]
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_rejection(celery_faults, celery_dlq, late):
+    @app.task(acks_late=late)
+    def task():
+        raise Reject("no", requeue=False)
+    task.delay()
+    celery_faults.worker.drain()
+    assert [letter.route for letter in celery_dlq] == ["broker" if late else "harness"]
+
+def test_an_ack_comes_after_a_late_task(celery_faults):
+    @app.task(acks_late=True)
+    def task():
+        return len(celery_faults.broker.unacked)
+    assert task.delay().get() == 1
+    kinds = [event.kind for event in celery_faults.timeline]
+    celery_faults.worker.drain()
+    kinds = [event.kind for event in celery_faults.timeline]
+    assert kinds.index("acked") > kinds.index("succeeded")
+
+def test_a_letter_is_sent_back(celery_faults, celery_dlq):
+    with celery_faults.inject(KeyError("k")):
+        result = add.delay(1, 2)
+        celery_faults.worker.drain()
+    celery_dlq.redrive()
+    celery_faults.worker.drain()
+    assert app.AsyncResult(result.id).state == "SUCCESS"
+
+def test_the_dead_letter_queue_is_worked(celery_dlq):
+    result = add.apply_async((1, 2), queue="dlq")
+    celery_dlq.consume()
+    assert not celery_dlq
+    assert result.state == "SUCCESS"
+
+@pytest.mark.celery_faults(quarantine=True)
+def test_poison_is_run_once(celery_faults, celery_dlq):
+    for _ in range(2):
+        boom.delay()
+    celery_faults.worker.drain()
+    assert celery_faults.recorder.executions == 1
+    assert celery_dlq.reasons == {"failed": 1, "quarantined": 1}
+
+@pytest.mark.inject(Sleep(5), task=slow)
+def test_time_passes(celery_faults):
+    slow.delay(10).get()
+    assert celery_faults.clock.elapsed == 15
+
+@pytest.mark.inject(KeyError("k"), times=None, skip=1, every=2)
+def test_every_other(celery_faults):
+    results = [add.delay(n, n) for n in range(6)]
+    celery_faults.worker.drain()
+    assert [result.state for result in results] == ["SUCCESS", "FAILURE"] * 3
+
+@pytest.mark.inject(KeyError("k"), probability=0.5, times=None)
+def test_half_of_them(celery_faults):
+    results = [add.delay(n, n) for n in range(40)]
+    celery_faults.worker.drain()
+    assert 5 < sum(result.state == "FAILURE" for result in results) < 35
+
+def test_a_redelivery_is_no_retry(celery_faults, retry_recorder):
+    @app.task(acks_late=True)
+    def task():
+        if len(retry_recorder.attempts) == 1:
+            raise Reject("again", requeue=True)
+    task.delay()
+    celery_faults.worker.drain()
+    assert retry_recorder.count == 0
+    assert [attempt.redelivered for attempt in retry_recorder.attempts] == [False, True]
+    assert len(celery_faults.timeline.where("redelivered")) == 1
+"""
+
+
+def nothing(*_args, **_options):
+    return None
+
+
+def acked_at_once(original):
+    def delivered(self, payload):
+        original(self, payload)
+        self.acked(payload)
+
+    return delivered
+
+
+def without_jitter(original):
+    def of_retry(self, number):
+        return Bounds(original(self, number).high, original(self, number).high)
+
+    return of_retry
+
+
+def every_wait_is_the_delay(self, attempt):
+    return attempt.planned_delay
+
+
+#: What is broken, how, and some of the tests that have to notice.
+SABOTAGE = {
+    "an injector that fires nothing": (Injector, "strike", nothing, {"test_three_faults", "test_time_passes"}),
+    "a fault that is never missed": (Injection, "__exit__", nothing, {"test_a_fault_that_cannot_fire"}),
+    "a fault that fires at each match": (Injection, "is_its_turn", lambda self: True, {"test_every_other"}),
+    "a chance that is a certainty": (Injection, "is_its_turn", lambda self: True, {"test_half_of_them"}),
+    "waits that are copies of delays": (RetryHistory, "_wait_after", every_wait_is_the_delay, {"test_a_busy_slot"}),
+    "a policy check that accepts everything": (
+        RetryHistory, "assert_follows_policy", nothing, {"test_a_countdown_that_breaks_the_policy"},
+    ),
+    "a policy without jitter": (
+        RetryPolicy, "of_retry", without_jitter(RetryPolicy.of_retry), {"test_jitter_in_its_bounds"},
+    ),
+    "letters that nobody writes": (
+        Recorder, "_dead_letter", nothing, {"test_a_failure_is_a_letter", "test_poison_is_run_once"},
+    ),
+    "letters that are all kept": (Letter, "route", "broker", {"test_a_failure_is_a_letter", "test_a_rejection[False]"}),
+    "a rejection that is not heard": (Recorder, "rejected", nothing, {"test_a_rejection[True]"}),
+    "an ack that is inferred": (
+        Recorder, "delivered", acked_at_once(Recorder.delivered), {"test_an_ack_comes_after_a_late_task"},
+    ),
+    "letters that are not sent back": (LetterDesk, "send_back", nothing, {"test_a_letter_is_sent_back"}),
+    "a dead-letter queue that nobody works": (
+        LetterDesk, "work", lambda self: set(), {"test_the_dead_letter_queue_is_worked"},
+    ),
+    "a quarantine that lets everything in": (
+        Quarantine, "refuses", lambda self, request: False, {"test_poison_is_run_once"},
+    ),
+    "a queue that forgets": (DeadLetterQueue, "_present", lambda self: [], {"test_a_failure_is_a_letter"}),
+    "time that stands still": (Simulation, "sleep", nothing, {"test_time_passes", "test_a_busy_slot"}),
+    "a timeline that writes nothing down": (
+        Timeline, "where", lambda self, kind=None, **_: [], {"test_a_redelivery_is_no_retry"},
+    ),
+}  # fmt: skip
+
+
+def outcomes(result):
+    """The names of the tests by their outcome."""
+    found = {"PASSED": set(), "FAILED": set(), "ERROR": set()}
+    for line in result.outlines:
+        word, _, rest = line.partition(" test_shop.py::")
+        if word in found:
+            found[word].add(rest.split(" - ")[0])
+    return found
+
+
+def test_unbroken_all_of_them_pass(shop):
+    shop.test(TESTS)
+    assert outcomes(shop.armed("-rA"))["FAILED"] == set()
+    shop.armed().assert_outcomes(passed=16)
+
+
+@pytest.mark.parametrize("how", SABOTAGE)
+def test_broken_on_purpose_it_makes_tests_fail(shop, monkeypatch, how):
+    owner, name, broken, noticed = SABOTAGE[how]
+    shop.test(TESTS)
+    monkeypatch.setattr(owner, name, broken)
+    failed = outcomes(shop.armed("-rA", "--tb=no"))["FAILED"]
+    assert noticed <= failed
