@@ -174,7 +174,7 @@ SABOTAGE = {
     ),
     "letters that are not sent back": (LetterDesk, "send_back", nothing, {"test_a_letter_is_sent_back"}),
     "a dead-letter queue that nobody works": (
-        LetterDesk, "work", lambda self: set(), {"test_the_dead_letter_queue_is_worked"},
+        LetterDesk, "work", nothing, {"test_the_dead_letter_queue_is_worked"},
     ),
     "a quarantine that lets everything in": (
         Quarantine, "refuses", lambda self, request: False, {"test_poison_is_run_once"},

@@ -179,6 +179,10 @@ MISSED = {
     "test_return": ("KeyError('return')", "shop.boom did not come to the point 'return'."),
     "test_other": ("KeyError('other')", "What ran: shop.add (1 time). shop.slow did not run."),
     "test_nearest": ("KeyError('nearest')", "shop.adds did not run, did you mean 'shop.add'?"),
+    "test_replaced": (
+        "KeyError('replaced')",
+        "test_shop.helper was replaced after the fault was put there, by a fixture perhaps: replace what it calls.",
+    ),
     "test_limit": ("Sleep(beyond='time_limit')", "What ran: shop.add (1 time). shop.add has no time_limit."),
 }
 
@@ -213,6 +217,17 @@ def test_other(): add.delay(1, 2).get()
 
 @pytest.mark.inject(KeyError("nearest"), task="shop.adds")
 def test_nearest(): add.delay(1, 2).get()
+
+def helper(): return 1
+
+@app.task
+def helped(): return helper()
+
+@pytest.mark.inject(KeyError("replaced"), at="test_shop.helper", task=helped)
+def test_replaced(monkeypatch):
+    import sys
+    monkeypatch.setattr(sys.modules[__name__], "helper", lambda: 2)
+    assert helped.delay().get() == 2
 
 @pytest.mark.inject(Sleep(beyond="time_limit"))
 def test_limit(): add.delay(1, 2).get()

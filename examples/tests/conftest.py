@@ -1,9 +1,11 @@
 """Which application is tested, and what stands outside of it."""
 
+import json
+
 import pytest
 
-from worker import client
 from worker.app import app
+from worker.client import Client
 
 # `test_retry_delays.py` runs pytest itself, to compare two runs with one seed.
 pytest_plugins = ["pytester"]
@@ -19,23 +21,22 @@ def celery_faults_app():
     return app
 
 
-class Rates:
-    """In place of the rates service: gives its answers in order, an exception by raising it. The last one stays."""
+class RatesService:
+    """At the other end of the HTTP exchange: answers with its statuses in order. The last one stays."""
 
     def __init__(self):
-        self.answers = []
+        self.rates = {"EUR": 1.0, "CHF": 0.98}
+        self.statuses = [200]
         self.asked = []
 
-    def fetch(self, day):
-        self.asked.append(day)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def get(self, path):
+        self.asked.append(path)
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return status, json.dumps(self.rates).encode()
 
 
 @pytest.fixture
-def rates(monkeypatch):
-    service = Rates()
-    monkeypatch.setattr(client, "fetch_rates", service.fetch)
+def rates_service(monkeypatch):
+    service = RatesService()
+    monkeypatch.setattr(Client, "get", lambda client, path: service.get(path))
     return service

@@ -19,6 +19,7 @@ def test_the_base_class_retries_after_1_2_4_8_16_s_and_then_fails(celery_faults,
         result.get()
     assert retry_recorder.delays == [1, 2, 4, 8, 16]
     assert retry_recorder.waits == [1, 2, 4, 8, 16]
+    assert retry_recorder.policy == [1, 2, 4, 8, 16]
     assert retry_recorder.exhausted
     assert result.state == "FAILURE"
     assert celery_faults.clock.elapsed == 1 + 2 + 4 + 8 + 16
@@ -44,6 +45,7 @@ def test_with_more_retries_the_delay_is_never_above_700_s(celery_faults, retry_r
         total_of_year.delay([10, 20]).get()
 
     assert retry_recorder.delays == DOUBLED_UP_TO_THE_CAP
+    retry_recorder.assert_follows_policy()
     assert celery_faults.clock.elapsed == sum(DOUBLED_UP_TO_THE_CAP)
 
 
@@ -53,6 +55,8 @@ def test_with_jitter_each_delay_is_between_0_and_what_it_would_be_without(retry_
         total_of_branch.delay([10, 20]).get()
 
     assert retry_recorder.count == len(DOUBLED_UP_TO_THE_CAP)
+    assert retry_recorder.policy == [(0, bound) for bound in DOUBLED_UP_TO_THE_CAP]
+    retry_recorder.assert_follows_policy()
     for delay, bound in zip(retry_recorder.delays, DOUBLED_UP_TO_THE_CAP, strict=True):
         assert 0 <= delay <= bound
     assert retry_recorder.delays != DOUBLED_UP_TO_THE_CAP
@@ -93,6 +97,7 @@ def test_the_option_retries_three_times_10_s_apart_and_then_the_io_error_itself_
     celery_faults.worker.drain()
 
     assert retry_recorder.delays == [10, 10, 10]
+    retry_recorder.assert_follows_policy()
     assert [attempt.started for attempt in retry_recorder.attempts] == [0, 10, 20, 30]
     assert retry_recorder.exhausted
     # Itself, not MaxRetriesExceededError, which comes only when `retry()` is called without an exception. OSError is

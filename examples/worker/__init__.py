@@ -1,1 +1,1 @@
-"""A small back office: it adds, imports exchange rates, books orders, writes reports."""
+"""A small back office: it adds, imports exchange rates, books orders, pays amounts out, writes reports."""

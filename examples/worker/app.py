@@ -12,13 +12,18 @@ app = Celery(
 )
 
 app.conf.update(
-    # Declared, so that a worker consumes both without being told by `-Q`.
-    task_queues=[Queue("celery", routing_key="celery"), Queue("orders", routing_key="orders")],
+    # A worker that is not told by `-Q` which queues to consume takes all that are declared, "dlq" as well.
+    task_queues=[
+        Queue("celery", routing_key="celery"),
+        Queue("orders", routing_key="orders"),
+        Queue("dlq", routing_key="dlq"),
+    ],
     # Where a task goes is said here and not by `@app.task(queue=...)`: from Celery 5.7 on that option is deprecated
     # in favour of this setting, and warns when the task is bound. The messages take the same way.
     task_routes={
         "worker.celery_tasks.archive": {"queue": "celery"},
         "worker.celery_tasks.book": {"queue": "orders"},
+        "worker.celery_tasks.handle_error": {"queue": "dlq"},
     },
     # What is in reach when the worker starts may be gone a minute later, and the other way round: keep trying.
     broker_connection_retry_on_startup=True,

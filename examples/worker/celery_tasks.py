@@ -2,13 +2,18 @@
 
 import shutil
 import time
+import traceback
 from pathlib import Path
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
 
-from . import client
+from . import money
 from .app import app
+from .client import Client, ServiceDownError, TooManyRequestsError
 from .tasks_base import AutoRetryTask, JitteredAutoRetryTask, PatientAutoRetryTask
+
+logger = get_task_logger(__name__)
 
 
 @app.task
@@ -23,10 +28,10 @@ def add(x, y):
 def import_rates(self, day):
     """Fetch the rates of a day; again in half an hour when the service is down, in a minute when it is only busy."""
     try:
-        return client.fetch_rates(day)
-    except client.ServiceDownError as exc:
+        return Client().fetch_rates(day)
+    except ServiceDownError as exc:
         raise self.retry(exc=exc)  # noqa: B904 - Celery keeps the cause: it is the `exc` of the retry
-    except client.TooManyRequestsError as exc:
+    except TooManyRequestsError as exc:
         raise self.retry(exc=exc, countdown=60)  # noqa: B904
 
 
@@ -60,7 +65,23 @@ def book(order):
     """Book an order. One without an id is nobody's: it is rejected, since no retry would make it better."""
     if "id" not in order:
         raise Reject("an order without an id", requeue=False)
-    return order["price"] * order["count"]
+    return money.amount_of(order)
+
+
+@app.task(bind=True)
+def pay_out(self, amount):
+    """Pay an amount out. When that fails, as for a negative one, what is known is handed on for somebody to look at."""
+    try:
+        return money.pay(amount)
+    except ValueError as exc:
+        handle_error.delay(self.request.id, str(exc), traceback.format_exc())
+        raise
+
+
+# Its queue is "dlq", which the setting `task_routes` says: it waits there until a worker is started for that queue.
+@app.task
+def handle_error(task_id, exception_text, traceback_text):
+    logger.error("Task %s failed: %s\n%s", task_id, exception_text, traceback_text)
 
 
 # -- tasks that take long; `sleep` stands for the work

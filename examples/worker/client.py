@@ -13,27 +13,37 @@ class TooManyRequestsError(Exception):
     """The service asks to be left alone for a moment."""
 
 
-def fetch_rates(day: str) -> dict[str, float]:
-    """The rates of a day such as ``"2024-05-31"``, by currency.
+class Client:
+    """Asks the service at ``host``, by default the one that ``WORKER_RATES_HOST`` names."""
 
-    Raises:
-        ServiceDownError, TooManyRequestsError: ask again later.
-        LookupError: there are none for that day, and never will be.
-    """
-    host = os.environ.get("WORKER_RATES_HOST", "localhost:8080")
-    connection = http.client.HTTPConnection(host, timeout=10)
-    try:
-        connection.request("GET", f"/rates/{day}")
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException) as exc:
-        raise ServiceDownError(str(exc)) from exc
-    finally:
-        connection.close()
-    if response.status == http.HTTPStatus.TOO_MANY_REQUESTS:
-        raise TooManyRequestsError(day)
-    if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise ServiceDownError(f"status {response.status}")
-    if response.status != http.HTTPStatus.OK:
-        raise LookupError(f"no rates for {day}: status {response.status}")
-    return json.loads(body)
+    def __init__(self, host: str | None = None) -> None:
+        self.host = host or os.environ.get("WORKER_RATES_HOST", "localhost:8080")
+
+    def fetch_rates(self, day: str) -> dict[str, float]:
+        """The rates of a day such as ``"2024-05-31"``, by currency.
+
+        Raises:
+            ServiceDownError, TooManyRequestsError: ask again later.
+            LookupError: there are none for that day, and never will be.
+        """
+        try:
+            status, body = self.get(f"/rates/{day}")
+        except (OSError, http.client.HTTPException) as exc:
+            raise ServiceDownError(str(exc)) from exc
+        if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+            raise TooManyRequestsError(day)
+        if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServiceDownError(f"status {status}")
+        if status != http.HTTPStatus.OK:
+            raise LookupError(f"no rates for {day}: status {status}")
+        return json.loads(body)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """The HTTP exchange: the status and the body of the answer."""
+        connection = http.client.HTTPConnection(self.host, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()

@@ -226,6 +226,8 @@ class Injection(AbstractContextManager["Injection"]):
         if self._without_limit:
             assert isinstance(what.fault, Sleep)
             return f"{', '.join(ran)} has no {what.fault.beyond}."
+        if isinstance(what.at, Target) and not what.at.is_in_place():
+            return f"{what.at} was replaced after the fault was put there, by a fixture perhaps: replace what it calls."
         if ran and isinstance(what.at, Target):
             return f"{', '.join(ran)} did not call {what.at}."
         if ran:

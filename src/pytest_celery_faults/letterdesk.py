@@ -60,8 +60,8 @@ class LetterDesk:
             with self._harness.app.connection_for_write() as connection:
                 connection.default_channel.queue_purge(self._dlq)
 
-    def work(self) -> set[str]:
-        """Let the worker consume the dead-letter queue until it is empty; the ids of the tasks in it."""
+    def work(self) -> None:
+        """Let the worker consume the dead-letter queue until it is empty."""
         dlq, harness = self._dlq, self._harness
         if dlq is None:
             raise FaultValueError("consume(): this test has no dead-letter queue, @pytest.mark.celery_faults(dlq=None)")
@@ -69,7 +69,6 @@ class LetterDesk:
         worker._ensure_started()
         if not worker.running:
             raise FaultValueError("consume(): the worker is stopped, celery_faults.worker.start() brings a new one")
-        before = len(recorder.deliveries_from(dlq))
         added = dlq not in harness.consumed_queues()
 
         def empty() -> bool:
@@ -85,8 +84,6 @@ class LetterDesk:
         if added:
             harness.app.control.cancel_consumer(dlq)
             simulation.run_now(f"the worker to leave {dlq!r}", lambda: dlq not in harness.consumed_queues())
-        deliveries = recorder.deliveries_from(dlq)[before:]
-        return {delivery.task_id for delivery in deliveries if delivery.task_id is not None}
 
 
 class Quarantine:

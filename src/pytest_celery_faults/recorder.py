@@ -374,6 +374,11 @@ class Recorder:
         """The delivery in which the worker got a message."""
         return self._deliveries.get(message.delivery_tag)
 
+    def was_worked(self, payload: Mapping[str, Any]) -> bool:
+        """Whether the worker got that very message and did away with it."""
+        delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
+        return delivery is not None and (delivery.acked or delivery.rejected)
+
     def is_running(self, task_id: str | None) -> bool:
         return task_id is not None and self._running(task_id) is not None
 

@@ -27,6 +27,11 @@ class Target:
     def __str__(self) -> str:
         return self.path
 
+    def is_in_place(self) -> bool:
+        """Whether the function is still the one that ``replace`` put there."""
+        current = inspect.getattr_static(self.owner, self.name, None)
+        return getattr(getattr(current, "__func__", current), "_celery_faults_target", None) is not None
+
     def replace(self, on_call: Callable[[Target], None]) -> ExitStack:
         """Call ``on_call`` before each call of the function, until the stack that is returned is closed.
 
@@ -48,6 +53,7 @@ class Target:
                 on_call(self)
             return original(*args, **kwargs)
 
+        call._celery_faults_target = self  # type: ignore[attr-defined]
         # A module that was imported meanwhile may have bound it.
         stack.callback(_rebind, call, raw)
         stack.callback(active.clear)

@@ -419,6 +419,17 @@ def test_a_worker_that_is_stopped_works_nothing(worker, add, celery_dlq):
     assert result.get(timeout=0) == 3
 
 
+@pytest.mark.celery_faults(queues=["dlq"])
+def test_what_a_worker_of_its_own_took_from_the_queue_lies_there_no_more(worker, add, celery_dlq):
+    add.apply_async((1, 2), queue="dlq")
+    add.apply_async((3, 4), queue="dlq", countdown=60)
+    assert len(celery_dlq) == 2
+    worker.advance(59)
+    assert [letter.args for letter in celery_dlq] == [[3, 4]], "the worker has it, and has not acknowledged it"
+    worker.drain()
+    assert list(celery_dlq) == celery_dlq.consume() == []
+
+
 # -- thrown away
 
 

@@ -80,10 +80,15 @@ class DeadLetterQueue(Sequence[Letter]):
         self._seen = 0
 
     def _present(self) -> list[Letter]:
-        """What lies here, with the letters that came since somebody looked."""
+        """What lies here: with what came since somebody looked, without what the worker took from the queue."""
         facts = self._recorder.letters
         self._letters += [Letter(fact) for fact in facts[self._seen :]]
         self._seen = len(facts)
+        self._letters = [
+            letter
+            for letter in self._letters
+            if letter.route != "app" or not self._recorder.was_worked(letter._fact.payload)
+        ]
         return self._letters
 
     def of(self, task: Any) -> list[Letter]:
@@ -125,10 +130,10 @@ class DeadLetterQueue(Sequence[Letter]):
         else:
             letters = [letter]
         for one in letters:
+            self._letters.remove(one)
             if one.reason == "expired" and one.task_id is not None:
                 self._desk.forget_revoked(one.task_id)
             self._desk.send_back(one._fact.payload, one.queue)
-            present.remove(one)
         return letters
 
     def consume(self) -> list[Letter]:
@@ -139,16 +144,16 @@ class DeadLetterQueue(Sequence[Letter]):
         Raises:
             FaultValueError: there is no such queue (``dlq=None``), or the worker is stopped.
         """
-        worked = self._desk.work()
-        letters = [letter for letter in self._present() if letter.route == "app" and letter.task_id in worked]
-        for letter in letters:
-            self._letters.remove(letter)
-        return letters
+        before = self._present()
+        self._desk.work()
+        present = self._present()
+        return [letter for letter in before if not any(letter is other for other in present)]
 
     def clear(self) -> None:
         """Throw all letters away, and with them the messages in the application's dead-letter queue."""
         self._desk.throw_away()
-        self._present().clear()
+        self._present()
+        self._letters = []
 
     def same_as(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Letter | None:
         """The oldest letter of a message that was worked, or should have been, with that task and arguments."""
