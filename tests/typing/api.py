@@ -16,6 +16,7 @@ from pytest_celery_faults import (
     Letter,
     Message,
     RetryHistory,
+    RetryPolicy,
     RetryRecorder,
     SentMessage,
     Sleep,
@@ -51,6 +52,14 @@ def test_marked(celery_faults: Harness, retry_recorder: RetryRecorder, celery_dl
     letters: list[Letter] = celery_dlq.of("shop.tasks.resize")
     reasons: Counter[str] = celery_dlq.reasons
     assert len(letters) == reasons["time_limit"]
+    sent_back: list[Letter] = celery_dlq.redrive(letters[0]) + celery_dlq.redrive()
+    worked: list[Letter] = celery_dlq.consume()
+    assert [letter.task for letter in sent_back] != [letter.task_id for letter in worked]
+    celery_dlq.clear()
+    policy: RetryPolicy = retry_recorder.policy
+    limit: int | None = policy.max_retries
+    assert limit is None or policy.of_retry(1).high == policy[0].low
+    history.assert_follows_policy()
     messages: list[Message] = celery_faults.broker.messages("celery")
     sent: list[SentMessage] = celery_faults.sent.of("shop.tasks.resize")
     assert [message.task for message in messages] == [message.task for message in sent]
