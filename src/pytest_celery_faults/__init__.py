@@ -19,7 +19,17 @@ from .errors import (
     WaitNeverEndsError,
     WorkerDiedError,
 )
-from .faults import Sleep
+from .faults import (
+    BackendDown,
+    BrokerDown,
+    Crash,
+    Delay,
+    Drop,
+    Duplicate,
+    Fault,
+    Revoke,
+    Sleep,
+)
 from .marks import inject
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
     from .harness import Harness
     from .injection import Execution, Injection
     from .recorder import Attempt, SentMessage
-    from .timeline import Event, Timeline
+    from .timeline import Event, Site, Timeline
     from .views.letters import DeadLetterQueue, Letter
     from .views.policy import RetryPolicy
     from .views.retries import RetryHistory, RetryRecorder
@@ -39,13 +49,20 @@ __all__ = [
     "AmbiguousHistoryError",
     "AppError",
     "Attempt",
+    "BackendDown",
     "Broker",
+    "BrokerDown",
     "CeleryFaultsError",
     "Clock",
+    "Crash",
     "DeadLetterQueue",
+    "Delay",
+    "Drop",
+    "Duplicate",
     "EndlessTaskError",
     "Event",
     "Execution",
+    "Fault",
     "FaultNeverFiredError",
     "FaultTypeError",
     "FaultValueError",
@@ -59,8 +76,10 @@ __all__ = [
     "RetryHistory",
     "RetryPolicy",
     "RetryRecorder",
+    "Revoke",
     "Sent",
     "SentMessage",
+    "Site",
     "Sleep",
     "StalledTaskError",
     "Timeline",
@@ -86,6 +105,7 @@ _HOMES = {
     "RetryRecorder": "views.retries",
     "Sent": "views.sent",
     "SentMessage": "recorder",
+    "Site": "timeline",
     "Timeline": "timeline",
     "WorkerControl": "worker",
 }

@@ -11,6 +11,7 @@ import redis
 from celery.backends import redis as celery_redis
 from celery.backends.asynchronous import Drainer as CeleryDrainer
 from celery.backends.base import MESSAGE_BUFFER_MAX, pending_results_t
+from celery.states import READY_STATES
 from celery.utils.collections import BufferMap
 from vine import promise
 
@@ -94,6 +95,8 @@ class Backend(celery_redis.RedisBackend):
     ResultConsumer = ResultConsumer
     #: Reads of one task's state in a row, in which nothing else happened, after which reading drives the worker.
     reads_before_driving = 50
+    #: Called before and after the final state of a task is stored, with the name of the point and the task's id.
+    strike: Callable[[str, str], None] | None = None
 
     def __init__(self, server: Server, db: int, describe: Callable[[Any], str], app: Any) -> None:
         self.server = server
@@ -123,10 +126,21 @@ class Backend(celery_redis.RedisBackend):
         """Nobody to introduce oneself to."""
 
     def _get_pool(self, **_: Any) -> Any:
-        return redis.ConnectionPool(**pool_options(self.server, self.db))
+        return redis.ConnectionPool(**pool_options(self.server, self.db, "backend"))
 
     def _get_client(self) -> Any:
         return Client
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        strike = self.strike if state in READY_STATES else None
+        if strike is not None:
+            strike("store", task_id)
+        stored = super().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
+        if strike is not None:
+            strike("stored", task_id)
+        return stored
 
     def _get_task_meta_for(self, task_id: str) -> Any:
         self._let_a_busy_loop_progress(task_id)

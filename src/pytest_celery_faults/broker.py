@@ -20,18 +20,23 @@ https://www.rabbitmq.com/docs/priority, /docs/ttl, /docs/confirms.
 from __future__ import annotations
 
 import base64
+import copy
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import redis
 from kombu.serialization import loads
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis import Redis
 
 from .errors import hide_ours
+from .faults import BrokerDown, Delay, Drop, Duplicate, Fault
 from .hub import OrderedSet, Poller
 from .memory import Client, Server, client, pool_options
 from .simulation import WORKER_RANK
@@ -42,6 +47,8 @@ REDIS, RABBITMQ = "redis", "rabbitmq"
 
 # When RabbitMQ took a message in, in microseconds of the clock: from then on its time to live counts.
 _SENT_AT = "x-taken-in-at"
+# What an injected fault made of a message: it is not struck by that fault again.
+_STRUCK = "x-struck"
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,26 @@ class Observer(Protocol):
     def delivered(self, payload: dict[str, Any]) -> None: ...
     def acked(self, payload: dict[str, Any]) -> None: ...
     def rejected(self, payload: dict[str, Any], requeue: bool) -> None: ...
-    def expired_in_queue(self, queue: str, payload: dict[str, Any]) -> None: ...
+    def died_in_queue(self, queue: str, payload: dict[str, Any], reason: str) -> None: ...
+    def lost(self, payload: Mapping[str, Any], where: str) -> None: ...
+
+
+class Striker(Protocol):
+    """Asked at each point that a task message comes to; returns the fault that strikes it there, if one does."""
+
+    def strike_message(self, point: str, queue: str, payload: Mapping[str, Any]) -> Fault | None: ...
 
 
 class Broker:
     """What a test sees of the broker: ``celery_faults.broker``."""
 
-    def __init__(self, server: Server, manners: str, db: int, observer: Observer) -> None:
+    def __init__(
+        self, server: Server, manners: str, db: int, observer: Observer, delivery_limit: int | None = None
+    ) -> None:
         self._server = server
         self._observer = observer
+        self._delivery_limit = delivery_limit
+        self._striker: Striker | None = None
         self._db = db
         self._declared: dict[str, None] = {}
         self._max_priority: dict[str, int] = {}
@@ -96,6 +114,11 @@ class Broker:
         # When each message that is unacked was delivered, by delivery tag; those whose consumer is gone apart.
         self._held: dict[str, int] = {}
         self._orphans: dict[str, int] = {}
+        # How often each message was requeued, by delivery tag, which it keeps.
+        self._came_back: Counter[str] = Counter()
+        self._copies = itertools.count(1)
+        # How many messages an injected fault keeps from their queue for the moment.
+        self._held_back = 0
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
 
@@ -133,6 +156,62 @@ class Broker:
                 found.append(self._decode(payload, routing_key))
         return found
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """The broker is unreachable in this block: connections break, and new ones are refused."""
+        self.go_down(None)
+        try:
+            yield
+        finally:
+            self._server.bring_up("broker")
+
+    def go_down(self, seconds: float | None) -> None:
+        """The broker is unreachable for so many seconds, or until it is brought up."""
+        if self.manners == RABBITMQ:
+            for transport in self._transports:
+                transport.return_unacked()
+        self._server.take_down("broker", seconds)
+
+    def abandon(self, tags: Iterable[str]) -> None:
+        """The consumer of these messages is gone."""
+        for tag in tags:
+            delivered_at = self._held.pop(tag, None)
+            if delivered_at is not None:
+                self._orphans[tag] = delivered_at
+
+    def _struck(self, point: str, queue: str, payload: dict[str, Any]) -> Fault | None:
+        """The fault that strikes a message at a point."""
+        if self._striker is None or identity_of(payload)[0] is None or payload.get(_STRUCK):
+            return None
+        return self._striker.strike_message(point, queue, payload)
+
+    def _put_later(self, queue: str, payload: Mapping[str, Any], seconds: float, redelivered: bool = False) -> None:
+        """A message comes into its queue so many seconds from now, whoever is connected then."""
+        message = copy.deepcopy(dict(payload))
+        message[_STRUCK] = True
+        properties = message["properties"]
+        properties["delivery_tag"] = f"{properties['delivery_tag']}-{next(self._copies)}"
+        if redelivered:
+            message["headers"] = {**(message.get("headers") or {}), "redelivered": True}
+            properties["delivery_info"] = {**(properties.get("delivery_info") or {}), "redelivered": True}
+
+        def put() -> None:
+            channel = self._channel
+            assert channel is not None
+            step = channel._get_message_priority(message, reverse=False)
+            self.client.lpush(channel._q_for_pri(queue, step), json.dumps(message))
+
+        if seconds:
+            self._held_back += 1
+
+            def put_and_count() -> None:
+                self._held_back -= 1
+                put()
+
+            self._server.simulation.later("the broker to let a message go", seconds, put_and_count)
+        else:
+            put()
+
     def next_redelivery(self) -> int | None:
         """When the visibility timeout brings back the oldest message whose consumer is gone, in microseconds.
 
@@ -161,6 +240,14 @@ class Broker:
         for key in keys:
             found += [json.loads(item) for item in reversed(self.client.lrange(key, 0, -1))]
         return found
+
+    def _came_back_too_often(self, delivery_tag: str) -> bool:
+        """Whether a message that is requeued has used up its delivery limit; counts its coming back.
+
+        As quorum queues count: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling.
+        """
+        self._came_back[delivery_tag] += 1
+        return self._delivery_limit is not None and self._came_back[delivery_tag] > self._delivery_limit
 
     def _any_channel(self) -> Channel | None:
         return self._channel
@@ -242,6 +329,8 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
+        if message is not None:
+            self.channel.broker._struck("ack", "", message._raw)
         super().ack(delivery_tag)
         self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
@@ -249,10 +338,15 @@ class QoS(kombu_redis.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._delivered.get(delivery_tag)
-        super().reject(delivery_tag, requeue=requeue)
+        too_often = requeue and self.channel.broker._came_back_too_often(delivery_tag)
+        super().reject(delivery_tag, requeue=requeue and not too_often)
         self.channel.broker._held.pop(delivery_tag, None)
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
+            if too_often:
+                self.channel.observer.died_in_queue(
+                    message.delivery_info["routing_key"], message._raw, "delivery_limit"
+                )
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         super().restore_by_tag(tag, client=client, leftmost=leftmost)
@@ -284,10 +378,22 @@ class Channel(kombu_redis.Channel):
         self.broker._channel = self
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        options = pool_options(self.broker._server, self.broker._db)
+        options = pool_options(self.broker._server, self.broker._db, "broker")
         if asynchronous:
             options["on_disconnect"] = self._disconnected
         return options
+
+    def close(self) -> None:
+        """Close the channel; what it held and could not give back, nobody holds now."""
+        held = list(self._qos._delivered) if self._qos is not None else []
+        try:
+            super().close()
+        finally:
+            self.broker.abandon(held)
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:
+        super()._restore(message, leftmost)
+        self.broker._held.pop(message.delivery_tag, None)
 
     def _disconnected(self, connection: Any) -> None:
         if self._registered:
@@ -316,10 +422,22 @@ class Channel(kombu_redis.Channel):
             self.connection.keep_bindings_alive()
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        super()._put(queue, message, **kwargs)
-        if identity_of(message)[0] is not None:
-            self.broker._declared.setdefault(queue)
+        broker = self.broker
+        is_task = identity_of(message)[0] is not None
+        # What Celery tries again while the broker is unreachable comes here again.
+        fault = None if broker._server.is_down("broker") else broker._struck("publish", queue, message)
+        if not isinstance(fault, (Drop, Delay)):
+            super()._put(queue, message, **kwargs)
+        if is_task:
+            broker._declared.setdefault(queue)
             self.observer.published(queue, message)
+        if isinstance(fault, Drop):
+            self.observer.lost(message, "the broker lost it when it was published")
+        elif isinstance(fault, Delay):
+            broker._put_later(queue, message, fault.seconds)
+        elif isinstance(fault, Duplicate):
+            for number in range(1, fault.copies + 1):
+                broker._put_later(queue, message, number * fault.delay)
 
     def _update_queue_cycle(self) -> None:
         """Ask for messages again when the consumed queues change; kombu would within ``brpop_timeout``, a second."""
@@ -426,10 +544,25 @@ class Transport(kombu_redis.Transport):
                 self._binding_timer = self._hub.call_repeatedly(1, refresh)
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
-        if self.broker.manners == RABBITMQ and self._has_expired(message):
-            self.broker._observer.expired_in_queue(queue, message)
+        broker = self.broker
+        if broker.manners == RABBITMQ and self._has_expired(message):
+            broker._observer.died_in_queue(queue, message, "expired")
             return
+        fault = broker._struck("receive", queue, message)
+        if isinstance(fault, Drop):
+            broker._observer.lost(message, "the broker lost it when it was delivered")
+            return
+        if isinstance(fault, Delay):
+            broker._put_later(queue, message, fault.seconds)
+            return
+        if isinstance(fault, BrokerDown) and broker.manners == RABBITMQ:
+            # It was not acknowledged, so it is still there when the connection is gone.
+            broker._put_later(queue, message, 0, redelivered=True)
+            raise redis.ConnectionError("Connection closed by server.")
         super()._deliver(message, queue)
+        if isinstance(fault, Duplicate):
+            for number in range(1, fault.copies + 1):
+                broker._put_later(queue, message, number * fault.delay, redelivered=True)
 
     def _has_expired(self, message: Mapping[str, Any]) -> bool:
         sent_at = message.get(_SENT_AT)
@@ -450,10 +583,7 @@ class Transport(kombu_redis.Transport):
         """Let go of everything without a word to the broker, as when the process is gone."""
         for channel in [*self.channels, *self._avail_channels]:
             if channel._qos is not None:
-                for tag in channel._qos._delivered:
-                    delivered_at = self.broker._held.pop(tag, None)
-                    if delivered_at is not None:
-                        self.broker._orphans[tag] = delivered_at
+                self.broker.abandon(channel._qos._delivered)
                 channel._qos._on_collect.cancel()
                 channel._qos._delivered.clear()
             channel.closed = True

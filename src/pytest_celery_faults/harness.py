@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from .app import Adoption
 from .backend import Backend
 from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
 from .clock import Clock, RealTimeSource, TimeSource
+from .effects import Effects
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, hide_ours, nearest
 from .frozen import Freeze
 from .hub import Hub, Timer
@@ -51,6 +53,7 @@ class Options:
     start: datetime | None = None
     dlq: str | None = "dlq"
     quarantine: bool = False
+    delivery_limit: int | None = None
     stall_timeout: float = 30
     max_executions: int = 1000
     apps: tuple[Celery, ...] = ()
@@ -92,6 +95,11 @@ def make_options(values: dict[str, Any]) -> Options:
         raise FaultTypeError(f"celery_faults(start={start!r}): a datetime; a naive one is UTC")
     if not isinstance(checked.get("quarantine", False), bool):
         raise FaultTypeError(f"celery_faults(quarantine={checked['quarantine']!r}): True or False")
+    limit = checked.get("delivery_limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise FaultTypeError(f"celery_faults(delivery_limit={limit!r}): a whole number from 0 up, or None")
+    if limit is not None and limit < 0:
+        raise FaultValueError(f"celery_faults(delivery_limit={limit!r}): a whole number from 0 up, or None")
     dlq = checked.get("dlq", "dlq")
     if dlq is not None and not isinstance(dlq, str):
         raise FaultTypeError(f"celery_faults(dlq={dlq!r}): the name of a queue, or None")
@@ -132,8 +140,11 @@ class _JoinFlag:
 class Harness:
     """One test's worker, broker, backend and clock: what the fixture ``celery_faults`` gives."""
 
-    def __init__(self, app: Celery, options: Options, seed: int, name: str, watchdog: Watchdog) -> None:
+    def __init__(
+        self, app: Celery, options: Options, seed: int, name: str, watchdog: Watchdog, hook: Any = None
+    ) -> None:
         self.app = app
+        self._hook = hook
         self._options = options
         self._stack = ExitStack()
         try:
@@ -164,12 +175,16 @@ class Harness:
             self._urls |= {_location(url) for url in self._broker_urls(other)}
         scheme, database = _scheme_and_database(conf.broker_read_url or conf.broker_url)
         manners = options.broker or (RABBITMQ if scheme in ("amqp", "amqps", "pyamqp", "librabbitmq") else REDIS)
-        self.broker = Broker(self.server, manners, database, self.recorder)
+        self.broker = Broker(self.server, manners, database, self.recorder, options.delivery_limit)
         self.broker._on_connection = self._on_connection
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
         self._backends: dict[tuple[int, int], Backend] = {}
-        self.injector = Injector(self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit))
+        effects = Effects(self.app, simulation, self.server, self.broker, self._consumer, self._hook)
+        self.injector = Injector(
+            self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit), effects
+        )
+        self.broker._striker = self.injector
         self.retries = RetryRecorder(self.recorder)
         self.dlq = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
         self.sent = Sent(self.recorder)
@@ -212,6 +227,7 @@ class Harness:
         replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
         replaced.replace(stack, replaced.RETRY, retry)
         replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), attributes))
+        replaced.replace(stack, replaced.JOB_COUNTER, lambda original: itertools.count())
         replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), attributes))
 
     # -- what a test calls
@@ -253,7 +269,7 @@ class Harness:
 
     def build_worker(self) -> Worker:
         app, options = self.app, self._options
-        pool = type("Pool", (Pool,), {"server": self.server, "timeline": self.timeline})
+        pool = type("Pool", (Pool,), {"server": self.server, "recorder": self.recorder})
         worker = Worker(
             app=app,
             hostname=HOSTNAME,
@@ -291,6 +307,10 @@ class Harness:
         if options.dlq is not None:
             names.pop(options.dlq, None)
         return list(names)
+
+    def _consumer(self) -> Any:
+        """The worker's consumer; ``None`` when no worker runs."""
+        return getattr(self.worker._instance, "consumer", None)
 
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
@@ -368,6 +388,7 @@ class Harness:
             first = next((backend for key, backend in self._backends.items() if key[0] == id(app)), None)
             if first is None:
                 mine = Backend(self.server, self._backend_database, self._describe, app)
+                mine.strike = self.injector.strike_at_store
             else:
                 mine = first.for_another_process()
             self._backends[id(app), fiber_process] = mine
@@ -399,9 +420,7 @@ class Harness:
 
     def consumed_queues(self) -> list[str]:
         """What the worker consumes at the moment."""
-        instance = self.worker._instance
-        consumer = getattr(instance, "consumer", None)
-        task_consumer = getattr(consumer, "task_consumer", None)
+        task_consumer = getattr(self._consumer(), "task_consumer", None)
         return [queue.name for queue in task_consumer.queues] if task_consumer is not None else []
 
     def _retry(self, original: Callable[..., Any], task: Any, args: Any, kwargs: Any) -> Any:

@@ -1,7 +1,9 @@
 """Which fault strikes where.
 
-A task's life has named points, and each point is one call of `Injector.strike`: ``start``, before the body, inside
-Celery's autoretry wrapper; ``return``, after the body; and the call of a named function inside the body.
+A task's life has named points, and each comes to `Injector.strike`: ``publish``, ``receive`` and ``ack`` from the
+broker, ``start`` (before the body, inside Celery's autoretry wrapper), ``return`` (after the body) and the call of a
+named function inside it from the task, ``store`` and ``stored`` from the result backend. What a fault does there is
+said by `effects`, and for messages by the broker, which is given the fault that fired.
 """
 
 from __future__ import annotations
@@ -15,8 +17,22 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any
 
+from celery._state import get_current_task
+
+from .broker import decode_arguments, headers_of, identity_of
+from .effects import Effects
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, hide_ours, nearest
-from .faults import LIMITS, Fault, Raise, Sleep, as_fault, kind_of
+from .faults import (
+    FUNCTION,
+    LIMITS,
+    POINTS,
+    Crash,
+    Fault,
+    Raise,
+    Sleep,
+    as_fault,
+    check_point,
+)
 from .recorder import Recorder
 from .simulation import TASK_RANK, Fiber, Simulation
 from .targets import Target, find_target
@@ -24,14 +40,17 @@ from .timeline import Event
 
 __tracebackhide__ = hide_ours
 
-POINTS = ("start", "return")
 ARGUMENTS = ("task", "times", "skip", "every", "at", "when", "probability", "then", "required")
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The execution that a fault may strike."""
+    """The execution that a fault may strike; at ``publish`` and ``receive`` the message of one.
 
+    ``task`` is ``None`` for a message to a task that no application of the test has.
+    """
+
+    name: str
     task: Any
     task_id: str
     args: Sequence[Any]
@@ -40,7 +59,7 @@ class Execution:
     queue: str
     redelivered: bool
     headers: Mapping[str, Any] = field(repr=False)
-    time_limits: Mapping[str, float | None] = field(repr=False)
+    time_limits: Mapping[str, float | None] = field(repr=False, default_factory=lambda: dict.fromkeys(LIMITS))
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class Plan:
     times: int | None = 1
     skip: int = 0
     every: int = 1
-    at: str | Target = "start"
+    at: str | Target = ""
     when: Callable[[Execution], object] | None = None
     probability: float = 1.0
     then: Callable[[Execution], object] | None = None
@@ -60,7 +79,7 @@ class Plan:
 
     def __str__(self) -> str:
         where = f" into {', '.join(self.tasks)}" if self.tasks is not None else ""
-        point = f" at {self.at}" if self.at != "start" else ""
+        point = f" at {self.at}" if self.at != self.fault.points[0] else ""
         often = "" if self.times == 1 else ", every time" if self.times is None else f", {self.times} times"
         return f"{self.fault!r}{where}{point}{often}"
 
@@ -94,7 +113,7 @@ def plan(*args: Any, **options: Any) -> Plan:
         times=None if times is None else _count("times", times, 1, ", or None for every matching execution"),
         skip=_count("skip", options.get("skip", 0), 0),
         every=_count("every", options.get("every", 1), 1),
-        at=_point(options.get("at")),
+        at=_point(options.get("at"), fault),
         when=_callable("when", options.get("when")),
         probability=probability,
         then=_callable("then", options.get("then")),
@@ -124,18 +143,22 @@ def _callable(name: str, value: Any) -> Any:
     return value
 
 
-def _point(value: object) -> str | Target:
+def _point(value: object, fault: Fault) -> str | Target:
     if value is None:
-        return "start"
+        return fault.points[0]
     if isinstance(value, str):
         if value in POINTS:
+            check_point(fault, value)
             return value
         if "." not in value:
+            points = [point for point in fault.points if point != FUNCTION]
             raise FaultValueError(
-                f"at={value!r}: choose one of {', '.join(POINTS)}{nearest(value, POINTS)} "
+                f"at={value!r}: choose one of {', '.join(points)}{nearest(value, points)} "
                 "A function is named with its module: at='shop.client.fetch'"
             )
-    return find_target(value)
+    target = find_target(value)
+    check_point(fault, FUNCTION)
+    return target
 
 
 def _task_names(value: Any) -> tuple[str, ...] | None:
@@ -197,7 +220,7 @@ class Injection(AbstractContextManager["Injection"]):
 
     def matches(self, execution: Execution, point: str | Target) -> bool:
         what = self.plan
-        if what.at != point or self.remaining == 0 or not self.concerns(execution.task.name):
+        if what.at != point or self.remaining == 0 or not self.concerns(execution.name):
             return False
         self._reached += 1
         fault = what.fault
@@ -254,11 +277,18 @@ class Injection(AbstractContextManager["Injection"]):
 class Injector:
     """Holds the injections of a test and strikes at the points of a task's life."""
 
-    def __init__(self, recorder: Recorder, simulation: Simulation, limits: Callable[[], tuple[Any, Any]]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        simulation: Simulation,
+        limits: Callable[[], tuple[Any, Any]],
+        effects: Effects,
+    ) -> None:
         self.injections: list[Injection] = []
         self._recorder = recorder
         self._simulation = simulation
         self._default_limits = limits
+        self._effects = effects
         self._executed: dict[str, int] = {}
         self._in_body: dict[Fiber, Execution] = {}
         self._targets: dict[Target, ExitStack] = {}
@@ -331,6 +361,7 @@ class Injector:
         hard, soft = request.timelimit or (None, None)
         default_hard, default_soft = self._default_limits()
         return Execution(
+            name=task.name,
             task=task,
             task_id=request.id,
             args=args,
@@ -345,17 +376,53 @@ class Injector:
             },
         )
 
-    def strike(self, point: str | Target, execution: Execution) -> None:
-        """Let the first injection that matches at this point fire."""
+    def strike(self, point: str | Target, execution: Execution) -> Fault | None:
+        """Let the first injection that matches at this point fire; returns its fault."""
+        self._recorder.passed(str(point), execution.name, execution.task_id, execution.retries)
         for injection in list(self.injections):
             try:
                 fires = injection.matches(execution, point) and injection.is_its_turn()
             except Exception as error:  # the test's own `when` is wrong, not the task
                 self._simulation.abort(error)
-                return
+                return None
             if fires:
-                self._fire(injection, execution)
-                return
+                return self._fire(injection, execution)
+        return None
+
+    def strike_message(self, point: str, queue: str, payload: Mapping[str, Any]) -> Fault | None:
+        """A task message comes to one of the points ``publish``, ``receive`` and ``ack``."""
+        headers = headers_of(payload)
+        name, task_id = identity_of(payload)
+        assert name is not None
+        assert task_id is not None
+        retries = headers.get("retries") or 0
+        if not any(injection.plan.at == point for injection in self.injections):
+            self._recorder.passed(point, name, task_id, retries)
+            return None
+        args, kwargs = decode_arguments(payload)
+        info = (payload.get("properties") or {}).get("delivery_info") or {}
+        return self.strike(
+            point,
+            Execution(
+                name=name,
+                task=self._recorder.tasks().get(name),
+                task_id=task_id,
+                args=args,
+                kwargs=kwargs,
+                retries=retries,
+                queue=queue or info.get("routing_key") or "",
+                redelivered=bool(info.get("redelivered")),
+                headers=headers,
+            ),
+        )
+
+    def strike_at_store(self, point: str, task_id: str) -> None:
+        """The final state of a task is about to be stored, or was, by the process that ran it."""
+        task = get_current_task()
+        if self._simulation.current.rank != TASK_RANK or task is None or task.request.is_eager:
+            return
+        if task.request.id == task_id:
+            self.strike(point, self._execution(task, task.request.args or (), task.request.kwargs or {}))
 
     def _strike_at_call(self, target: Target) -> None:
         """A named function is called: by the body of a task, or by somebody else, whom it does not concern."""
@@ -375,24 +442,26 @@ class Injector:
             except Exception as error:
                 self._simulation.abort(error)
 
-    def _fire(self, injection: Injection, execution: Execution) -> None:
+    def _fire(self, injection: Injection, execution: Execution) -> Fault:
         fault = injection.plan.fault
         injection.fired += 1
-        self._recorder.fault_fired(kind_of(fault), execution.task.name, execution.task_id, repr(fault))
+        self._recorder.fault_fired(fault.kind, execution.name, execution.task_id, repr(fault))
         injection.events.append(self._recorder.timeline[-1])
+        self._effects.before(fault, execution)
         if isinstance(fault, Raise):
             exception = fault.make()
             self._recorder.injected.append(exception)
             self._then(injection, execution)
+            self._effects.after(fault, execution)
             raise exception
-        seconds = fault.seconds
-        if fault.beyond is not None:
-            limit = execution.time_limits[fault.beyond]
-            assert limit is not None
-            seconds = limit + 1
-        assert seconds is not None
-        self._simulation.sleep(seconds)
+        if isinstance(fault, Crash):  # nothing comes after it
+            self._then(injection, execution)
+            self._effects.after(fault, execution)
+            self._effects.crash()
+        self._effects.strike(fault, execution)
         self._then(injection, execution)
+        self._effects.after(fault, execution)
+        return fault
 
     def unfired(self) -> list[Injection]:
         """The required injections that never fired, those of blocks excepted: they were judged there."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .errors import hide_ours
-from .faults import Sleep
+from .faults import Fault
 
 if TYPE_CHECKING:
     from .injection import Execution
@@ -17,7 +17,7 @@ __tracebackhide__ = hide_ours
 
 
 def inject(
-    fault: BaseException | type[BaseException] | Sleep,
+    fault: BaseException | type[BaseException] | Fault,
     *,
     task: Any | Iterable[Any] | None = None,
     times: int | None = 1,

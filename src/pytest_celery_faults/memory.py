@@ -41,6 +41,25 @@ class Server(FakeServer):
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
         self.changes = 0
         self.files: dict[int, Readable] = {}
+        # Until when each of the server's roles is unreachable, in microseconds of the clock; `None`: until told.
+        self._down: dict[str, int | None] = {}
+
+    def take_down(self, role: str, seconds: float | None) -> None:
+        """Make the server unreachable as broker or as backend: connections break, new ones are refused."""
+        now = self.simulation.clock.now_us
+        self._down[role] = None if seconds is None else now + round(seconds * 1_000_000)
+        for file in self.files.values():
+            if isinstance(file, Socket) and file.role == role:
+                file.broken = True
+
+    def bring_up(self, role: str) -> None:
+        self._down.pop(role, None)
+
+    def is_down(self, role: str | None) -> bool:
+        if role not in self._down:
+            return False
+        until = self._down[role]
+        return until is None or self.simulation.clock.now_us < until
 
     def count_change(self) -> None:
         self.changes += 1
@@ -75,7 +94,11 @@ class Socket(FakeSocket, Readable):
 
     _server: Server
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, role: str | None = None, **kwargs: Any) -> None:
+        #: Who is at the other end: ``"broker"``, ``"backend"``, or the test's own client.
+        self.role = role
+        #: Whether the connection broke, since the other end was unreachable.
+        self.broken = False
         self._blocked_command: _Blocked | None = None
         self._to_send: deque[Any] = deque()
         self._sending = False
@@ -90,6 +113,8 @@ class Socket(FakeSocket, Readable):
         super().close()
 
     def sendall(self, data: Any) -> None:
+        if self.broken:
+            raise redis.ConnectionError("Connection reset by peer")
         # A collection in the middle of a command could change the very set of subscribers it iterates over.
         # Where one happens all the same, and unsubscribes on this very connection, its command comes after this one.
         self._to_send.append(data)
@@ -109,9 +134,9 @@ class Socket(FakeSocket, Readable):
                 gc.enable()
 
     def readable(self) -> bool:
-        """Whether an answer is there; gives a blocked command the chance to get one."""
+        """Whether an answer is there, or an error; gives a blocked command the chance to get one."""
         responses = self.responses
-        if responses is None or responses.queue:
+        if responses is None or responses.queue or self.broken:
             return True
         blocked = self._blocked_command
         if blocked is None:
@@ -177,8 +202,15 @@ class Connection(FakeRedisConnection):
     _server: Server
     _sock: Socket | None  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, on_disconnect: Callable[[Any], None] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        on_disconnect: Callable[[Any], None] | None = None,
+        role: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._on_disconnect = on_disconnect
+        self._role = role
         super().__init__(*args, **kwargs)
 
     def on_connect(self) -> None:
@@ -188,10 +220,11 @@ class Connection(FakeRedisConnection):
         """No handshake, and no health to check either."""
 
     def _connect(self) -> Socket:
-        if not self._server.connected:
-            raise redis.ConnectionError("the broker is down")
+        if self._server.is_down(self._role):
+            raise redis.ConnectionError(f"Error 111 connecting to the {self._role}. Connection refused.")
         return Socket(
             self._server,
+            role=self._role,
             client_class=self._client_class,
             db=self.db,
             lua_modules=self._lua_modules,
@@ -218,6 +251,10 @@ class Connection(FakeRedisConnection):
 
     def read_response(self, disable_decoding: Any = False, **kwargs: Any) -> Any:
         sock = self._sock
+        if sock is not None and sock.broken and not (sock.responses and sock.responses.queue):
+            if kwargs.get("disconnect_on_error", True):
+                self.disconnect()
+            raise redis.ConnectionError("Connection closed by server.")
         if sock is not None and not sock.readable() and self._server.simulation.here:
             timeout = kwargs.get("timeout")
             simulation = self._server.simulation
@@ -229,6 +266,8 @@ class Connection(FakeRedisConnection):
                 sock.give_up()
                 if not sock.readable():
                     raise redis.TimeoutError("Timeout reading from the in-memory Redis")
+            if sock.broken:
+                return self.read_response(disable_decoding=disable_decoding, **kwargs)
         return super().read_response(disable_decoding=disable_decoding, **kwargs)
 
 
@@ -253,9 +292,11 @@ _NO_INTRODUCTION: dict[str, Any] = (
 )
 
 
-def pool_options(server: Server, db: int) -> dict[str, Any]:
+def pool_options(server: Server, db: int, role: str | None = None) -> dict[str, Any]:
     """What a connection pool needs to lead to the server of the test."""
-    return {"connection_class": Connection, "server": server, "db": db, "protocol": 2, **_NO_INTRODUCTION}
+    return {
+        "connection_class": Connection, "server": server, "db": db, "role": role, "protocol": 2, **_NO_INTRODUCTION
+    }  # fmt: skip
 
 
 def client(server: Server, db: int, **options: Any) -> Client:

@@ -24,8 +24,8 @@ from kombu.asynchronous import get_event_loop
 from . import timeline as happened
 from .errors import hide_ours
 from .memory import Readable, Server
+from .recorder import Recorder
 from .simulation import TASK_RANK, WORKER_RANK, Fiber, Simulation
-from .timeline import Timeline
 
 __tracebackhide__ = hide_ours
 
@@ -44,6 +44,9 @@ class Child:
         self.terminated = False
         self._killed: list[Any] = []
 
+    #: Ends the process from inside, as SIGKILL would.
+    die: Callable[[str], None]
+
     def kill(self, simulation: Simulation) -> None:
         """SIGKILL: none of its code runs any more."""
         assert self.fiber is not None
@@ -54,6 +57,7 @@ class Child:
 
     def let_go(self) -> None:
         """Drop what leads from the stack of a killed task, which stays, to the worker, which need not."""
+        vars(self).pop("die", None)
         for job in [*self._killed, self.job]:
             if job is not None:
                 job.__dict__.clear()
@@ -82,7 +86,7 @@ class Pool(BasePool):
 
     uses_semaphore = True
     server: Server
-    timeline: Timeline
+    recorder: Recorder
 
     def on_start(self) -> None:
         self._simulation: Simulation = self.server.simulation
@@ -99,7 +103,9 @@ class Pool(BasePool):
             self._new_child()
 
     def _new_child(self) -> None:
-        self._children.append(Child(next(self._pids)))
+        child = Child(next(self._pids))
+        child.die = lambda why: self.lose(child, -signal.SIGKILL, why)
+        self._children.append(child)
         hostname = (self.options.get("initargs") or (None, None))[1]
         signals.worker_process_init.send(sender=hostname)
 
@@ -146,7 +152,7 @@ class Pool(BasePool):
                 job, target, args, kwargs = self._backlog.popleft()
                 child.job = job
                 child.fiber = self._simulation.spawn(
-                    self.timeline.label(None, job.correlation_id),
+                    self.recorder.timeline.label(None, job.correlation_id),
                     TASK_RANK,
                     lambda child=child, target=target, args=args, kwargs=kwargs: self._work(  # type: ignore[misc]
                         child, target, args, kwargs
@@ -186,7 +192,7 @@ class Pool(BasePool):
         job.handle_timeout(soft=True)
         # The child gets SIGUSR1, whose handler raises this in the middle of the task.
         assert child.fiber is not None
-        self.timeline.record(happened.SOFT_TIME_LIMIT, task_id=job.correlation_id, detail=f"{soft:g} s")
+        self.recorder.timeline.record(happened.SOFT_TIME_LIMIT, task_id=job.correlation_id, detail=f"{soft:g} s")
         self._simulation.throw(child.fiber, SoftTimeLimitExceeded())
 
     def _on_hard_time_limit(self, job: Any) -> None:
@@ -255,7 +261,7 @@ class Pool(BasePool):
         """SIGKILL: none of the child's code runs any more."""
         if child.fiber is not None:
             child.kill(self._simulation)
-            self.timeline.record(happened.KILLED, task_id=child.job.correlation_id, detail=why)
+            self.recorder.killed(child.job.correlation_id, why)
 
     def _replace(self, child: Child) -> None:
         child.job = None
@@ -359,7 +365,7 @@ class Pool(BasePool):
         for child in {*self._children, *self._replaced}:
             child.let_go()
         self.__dict__.clear()
-        for name in ("server", "timeline"):
+        for name in ("server", "recorder"):
             delattr(type(self), name)
 
     def _close_file(self) -> None:

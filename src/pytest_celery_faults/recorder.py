@@ -19,7 +19,7 @@ from . import timeline as happened
 from .broker import decode_arguments, headers_of, identity_of
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .simulation import Simulation
-from .timeline import Timeline
+from .timeline import Site, Timeline
 
 __tracebackhide__ = hide_ours
 
@@ -131,6 +131,8 @@ class Recorder:
         self.sent: list[SentMessage] = []
         self.faults_fired: Counter[str] = Counter()
         self.executions = 0
+        #: Where the broker lost the message of a task id.
+        self.vanished: dict[str, str] = {}
         self.injected: list[BaseException] = []
         self.stop_at_failure = False
         self._simulation = simulation
@@ -139,6 +141,14 @@ class Recorder:
         self._max_executions = max_executions
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
+
+    def passed(self, point: str, task: str, task_id: str, retries: int) -> None:
+        """A task comes to a point at which a fault can strike."""
+        record = self.records.get(task_id)
+        delivery = len(record.deliveries) if record is not None else 0
+        if point == "receive":  # the delivery that is about to be
+            delivery += 1
+        self.timeline.sites.append(Site(point, self.timeline.label(task, task_id), retries, delivery))
 
     # -- told by the broker
 
@@ -209,10 +219,17 @@ class Recorder:
             # Refused in the middle of receiving it, such as for an ETA beyond the end of time.
             self._dead_letter(task, task_id, "undecodable", payload, delivery.queue, None, None, delivery)
 
-    def expired_in_queue(self, queue: str, payload: dict[str, Any]) -> None:
+    def died_in_queue(self, queue: str, payload: dict[str, Any], reason: str) -> None:
+        """RabbitMQ itself dead-letters a message."""
         task, task_id = identity_of(payload)
         delivery = Delivery(queue, payload, task_id, rejected=True)
-        self._dead_letter(task, task_id, "expired", payload, queue, None, None, delivery)
+        self._dead_letter(task, task_id, reason, payload, queue, None, None, delivery)
+
+    def lost(self, payload: Mapping[str, Any], where: str) -> None:
+        """The broker lost a task message."""
+        _task, task_id = identity_of(payload)
+        if task_id is not None:
+            self.vanished[task_id] = where
 
     # -- told by the worker's consumer
 
@@ -314,10 +331,11 @@ class Recorder:
         attempt = record.attempts[-1] if record.attempts else None
         number = attempt.number if attempt is not None else 0
         self.timeline.record(happened.FAILED, sender.name, task_id, attempt=number, detail=repr(exception))
-        if attempt is not None and attempt.ended is None:
+        if attempt is not None and attempt.exception is None:
             attempt.exception = exception
-            if isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
-                attempt.ended, attempt.state = self.now(), "FAILURE"
+        if attempt is not None and isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
+            attempt.state = "FAILURE"
+            attempt.ended = self.now() if attempt.ended is None else attempt.ended
         if isinstance(exception, Reject) or number in record.failed_attempts:
             return
         record.failed_attempts.add(number)
@@ -338,9 +356,10 @@ class Recorder:
         why = "terminated" if terminated else "expired" if expired else "revoked"
         task_id = request.id
         self.timeline.record(happened.REVOKED, sender.name, task_id, detail=why)
-        attempt = self._running(task_id)
-        if attempt is not None and terminated:
-            attempt.ended, attempt.state = self.now(), "REVOKED"
+        attempts = self.records[task_id].attempts if task_id in self.records else []
+        if attempts and terminated:
+            attempts[-1].state = "REVOKED"
+            attempts[-1].ended = self.now() if attempts[-1].ended is None else attempts[-1].ended
         if expired:
             self._dead_letter_of(self.record_of(sender.name, task_id), "expired", None, None)
 
@@ -349,6 +368,15 @@ class Recorder:
         delivery = self._deliveries[message.delivery_tag]
         task, task_id = identity_of(delivery.payload)
         self._dead_letter(task, task_id, "quarantined", delivery.payload, delivery.queue, exception, None, delivery)
+
+    # -- told by the pool
+
+    def killed(self, task_id: str, why: str) -> None:
+        """The process that runs a task is gone, and with it the attempt; its state is what Celery then makes of it."""
+        attempt = self._running(task_id)
+        if attempt is not None:
+            attempt.ended = self.now()
+        self.timeline.record(happened.KILLED, task_id=task_id, detail=why)
 
     # -- told by the harness
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import billiard.pool
 import celery.app.base
 import celery.app.task
 import celery.worker.components
@@ -64,7 +65,14 @@ HUB = Replaced(
     "The event loop is chosen by this name; ours waits in the simulation instead of in epoll.",
 )
 
-ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB)
+JOB_COUNTER = Replaced(
+    billiard.pool,
+    "job_counter",
+    "billiard numbers the jobs of a process, and says the number in the text of WorkerLostError. A test's worker is a "
+    "process of its own, so that its numbers do not depend on the tests before it.",
+)
+
+ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER)
 
 
 def replace(stack: ExitStack, what: Replaced, make: Callable[[Any], Any]) -> None:

@@ -24,7 +24,8 @@ from .errors import WaitNeverEndsError, hide_ours
 
 __tracebackhide__ = hide_ours
 
-WORKER_RANK, TASK_RANK, TEST_RANK = 0, 1, 2
+#: Who goes first at one instant; what is outside of the application (a broker that holds a message) before all.
+OUTSIDE_RANK, WORKER_RANK, TASK_RANK, TEST_RANK = -1, 0, 1, 2
 
 # A killed greenlet must neither be resumed nor collected: collecting it would run its `finally` blocks. See
 # https://greenlet.readthedocs.io/en/latest/greenlet_gc.html. Hence a list that lives as long as the process.
@@ -229,8 +230,8 @@ class Simulation:
         )
 
     def waiting(self) -> list[Fiber]:
-        """The parked fibers, the test's excepted, in the order in which they began to wait."""
-        return [fiber for fiber in self._waiting if fiber is not self.test]
+        """The application's parked fibers, in the order in which they began to wait."""
+        return [fiber for fiber in self._waiting if fiber.rank in (WORKER_RANK, TASK_RANK)]
 
     # -- fibers
 
@@ -278,6 +279,21 @@ class Simulation:
         self._ready.appendleft(self.current)
         self._scheduler.switch()
 
+    def later(self, name: str, seconds: float, function: Callable[[], None]) -> None:
+        """Something happens outside of the application, so many seconds from now."""
+        until = self.clock.now_us + round(seconds * 1_000_000)
+
+        def wait() -> None:
+            self.wait(name, until=until)
+            function()
+
+        self.spawn(name, OUTSIDE_RANK, wait)
+
+    def end(self) -> None:
+        """Leave the fiber that calls this for ever, after it was killed."""
+        assert self._scheduler is not None
+        self._scheduler.switch()
+
     def kill(self, fiber: Fiber) -> None:
         """Never resume a fiber again, as SIGKILL would: none of its code runs any more."""
         wait = self._waiting.pop(fiber, None)
@@ -294,7 +310,7 @@ class Simulation:
         for fiber in [*self._ready, *self._waiting]:
             if fiber.rank == TASK_RANK:
                 self.kill(fiber)
-        loops = [fiber for fiber in [*self._ready, *self._waiting] if fiber.rank == WORKER_RANK]
+        loops = [fiber for fiber in [*self._ready, *self._waiting] if fiber.rank in (WORKER_RANK, OUTSIDE_RANK)]
         self.closing = True
         for fiber in loops:
             if not fiber.greenlet:

@@ -68,6 +68,22 @@ class Event:
         return f"<Event {' '.join(str(self).split())}>"
 
 
+@dataclass(frozen=True)
+class Site:
+    """A place in a test at which a fault can strike, free of ids and times: the same in each run.
+
+    ``task`` is the task's name and ordinal; ``retry`` counts from 0, ``delivery`` from 1 (0: not delivered yet).
+    """
+
+    point: str
+    task: str
+    retry: int
+    delivery: int
+
+    def __str__(self) -> str:
+        return f"{self.task} retry {self.retry} delivery {self.delivery} {self.point}"
+
+
 class Timeline(Sequence[Event]):
     """All events of a test in order. ``str()`` is a table that is the same for two runs with one seed."""
 
@@ -76,6 +92,8 @@ class Timeline(Sequence[Event]):
         self._name_of = name_of
         #: Called after each event, where it happened.
         self.on_record: Callable[[], None] | None = None
+        #: The places that the test passed through at which a fault could have struck, in order.
+        self.sites: list[Site] = []
         self._events: list[Event] = []
         self._tasks: dict[str, str] = {}
         self._labels: dict[str, str] = {}
