@@ -117,8 +117,8 @@ class Broker:
         # How often each message was requeued, by delivery tag, which it keeps.
         self._came_back: Counter[str] = Counter()
         self._copies = itertools.count(1)
-        # How many messages an injected fault keeps from their queue for the moment.
-        self._held_back = 0
+        #: The messages that an injected fault keeps from their queue: task ids, and numbers of retries.
+        self.held_back: set[tuple[str, int]] = set()
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
 
@@ -202,13 +202,15 @@ class Broker:
             self.client.lpush(channel._q_for_pri(queue, step), json.dumps(message))
 
         if seconds:
-            self._held_back += 1
+            headers = headers_of(payload)
+            identity = (headers["id"], headers.get("retries") or 0)
+            self.held_back.add(identity)
 
-            def put_and_count() -> None:
-                self._held_back -= 1
+            def let_go() -> None:
+                self.held_back.discard(identity)
                 put()
 
-            self._server.simulation.later("the broker to let a message go", seconds, put_and_count)
+            self._server.simulation.later("the broker to let a message go", seconds, let_go)
         else:
             put()
 

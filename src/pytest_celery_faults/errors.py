@@ -67,6 +67,10 @@ class PolicyNotFollowedError(CeleryFaultsError, AssertionError):
     """The retries of a task are not those that its own settings promise."""
 
 
+class MessagesLostError(CeleryFaultsError, AssertionError):
+    """A message that was sent ended in no result, no retry, no letter and no queue."""
+
+
 class QuarantinedError(CeleryFaultsError):
     """The result of a message that was not run, since one equal to it is a dead letter already."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
 
@@ -209,10 +209,14 @@ class Revoke(Fault):
 KINDS = (Sleep, Crash, Duplicate, Drop, Delay, BrokerDown, BackendDown, Revoke)
 
 
-def as_fault(value: object) -> Fault:
+def as_fault(value: object, hook: Any = None) -> Fault:
     """What a test wrote as a fault, or an error that says what can be."""
     if isinstance(value, Fault):
         return value
+    if hook is not None:
+        other = hook.pytest_celery_faults_as_fault(value=value)
+        if other is not None:
+            return as_fault(other)
     if isinstance(value, BaseException) or (isinstance(value, type) and issubclass(value, BaseException)):
         return Raise(value)
     if isinstance(value, type) and issubclass(value, Fault):

@@ -75,7 +75,7 @@ def _build(request: pytest.FixtureRequest, item: pytest.Item) -> Harness:
     config = request.config
     watchdog = config.stash.setdefault(WATCHDOG, Watchdog())
     run = config.stash[options.STASH_KEY]
-    harness = Harness(app, markers.settings(item), run.seed, item.nodeid, watchdog)
+    harness = Harness(app, markers.settings(item), run.seed, item.nodeid, watchdog, config.hook)
     item.stash[HARNESS] = harness
     if run.armed:
         try:

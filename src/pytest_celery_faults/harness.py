@@ -33,6 +33,7 @@ from .recorder import Recorder
 from .simulation import Fiber, Simulation
 from .timeline import Timeline
 from .views.letters import DeadLetterQueue
+from .views.lost import assert_nothing_lost
 from .views.retries import RetryRecorder
 from .views.sent import Sent
 from .watchdog import Watchdog
@@ -168,7 +169,9 @@ class Harness:
         self._freeze = Freeze(simulation)
         self.clock = Clock(source, self._freeze.paused)
         self.server = Server(simulation)
-        self.recorder = Recorder(self.timeline, simulation, self._tasks, options.dlq, options.max_executions)
+        self.recorder = Recorder(
+            self.timeline, simulation, self._tasks, options.dlq, options.max_executions, self._hook
+        )
         conf = self.app.conf
         self._urls = {_location(url) for url in self._broker_urls(self.app)}
         for other in options.apps:
@@ -240,7 +243,7 @@ class Harness:
         Raises:
             FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
         """
-        return self.add(plan(*args, **options))
+        return self.add(plan(args, options, self._hook))
 
     def add(self, what: Plan) -> Injection:
         tasks = self._tasks()
@@ -257,6 +260,14 @@ class Harness:
         unfired = self.injector.unfired()
         if unfired:
             raise FaultNeverFiredError(self.injector.why_not_fired(unfired))
+
+    def assert_nothing_lost(self) -> None:
+        """Fail when a message sent in the test ended in no result, no retry, no letter and no queue.
+
+        Raises:
+            MessagesLostError: which messages, and where each vanished; or nothing was sent at all.
+        """
+        assert_nothing_lost(self.recorder, self.broker)
 
     def close(self) -> None:
         """Give everything back."""
@@ -320,6 +331,7 @@ class Harness:
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
         simulation = self.simulation
+        self.recorder.worker_gone()
         for other in simulation.waiting():
             simulation.kill(other)
         if fiber is not None:
@@ -416,6 +428,8 @@ class Harness:
             if count and queue not in consumed:
                 messages = "1 message is" if count == 1 else f"{count} messages are"
                 reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
+        for (task_id, _retries), where in self.recorder.vanished.items():
+            reasons.append(f"{self.timeline.label(None, task_id)}: {where}")
         return reasons
 
     def consumed_queues(self) -> list[str]:

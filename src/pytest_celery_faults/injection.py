@@ -84,8 +84,8 @@ class Plan:
         return f"{self.fault!r}{where}{point}{often}"
 
 
-def plan(*args: Any, **options: Any) -> Plan:
-    """Check the arguments of ``inject``.
+def plan(args: Sequence[Any], options: Mapping[str, Any], hook: Any = None) -> Plan:
+    """Check the arguments of ``inject``. ``hook`` is pytest's, for plugins with faults of their own.
 
     Raises:
         FaultTypeError, FaultValueError: what is wrong, and what is possible.
@@ -101,7 +101,7 @@ def plan(*args: Any, **options: Any) -> Plan:
         raise FaultTypeError("inject() got two faults, one by position and one by name")
     if not args and "fault" not in options:
         raise FaultTypeError("inject() needs a fault: an exception class, an exception, or Sleep(30)")
-    fault = as_fault(args[0] if args else options["fault"])
+    fault = as_fault(args[0] if args else options["fault"], hook)
     times = options.get("times", 1)
     probability = _probability(options.get("probability", 1.0))
     required = options.get("required", probability == 1)
@@ -418,6 +418,8 @@ class Injector:
 
     def strike_at_store(self, point: str, task_id: str) -> None:
         """The final state of a task is about to be stored, or was, by the process that ran it."""
+        if point == "stored":
+            self._recorder.stored.add(task_id)
         task = get_current_task()
         if self._simulation.current.rank != TASK_RANK or task is None or task.request.is_eager:
             return

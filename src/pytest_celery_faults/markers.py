@@ -25,7 +25,8 @@ DESCRIPTIONS = (
     "inject(fault, *, task=None, times=1, skip=0, every=1, at=None, when=None, probability=1.0, then=None, "
     "required=True): inject a fault into the Celery tasks of this test; needs --celery-faults.",
     "celery_faults(*, conf={}, queues=None, broker=None, concurrency=1, clock='virtual', start=None, dlq='dlq', "
-    "quarantine=False, stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of this test behaves.",
+    "quarantine=False, delivery_limit=None, stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of "
+    "this test behaves.",
 )
 
 
@@ -33,7 +34,7 @@ def carries_inject(node: pytest.Item) -> bool:
     return node.get_closest_marker(INJECT) is not None
 
 
-def check(marks: Iterable[tuple[pytest.Mark, object]]) -> None:
+def check(marks: Iterable[tuple[pytest.Mark, object]], hook: Any) -> None:
     """Check the arguments of our marks, each given with the function, class or module that carries it.
 
     Raises:
@@ -48,7 +49,7 @@ def check(marks: Iterable[tuple[pytest.Mark, object]]) -> None:
     for mark, owner in marks:
         try:
             if mark.name == INJECT:
-                plan(*mark.args, **mark.kwargs)
+                plan(mark.args, mark.kwargs, hook)
             else:
                 if mark.args:
                     raise TypeError("celery_faults() takes keyword arguments only")
@@ -120,7 +121,7 @@ def plans(item: pytest.Item) -> list[Plan]:
     """The faults to inject, in the order in which they are asked: nearest level first."""
     from .injection import plan
 
-    return [plan(*mark.args, **mark.kwargs) for mark in item.iter_markers(INJECT)]
+    return [plan(mark.args, mark.kwargs, item.config.hook) for mark in item.iter_markers(INJECT)]
 
 
 def settings(item: pytest.Item) -> Options:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from . import markers, options, outcome
+from . import hookspecs, markers, options, outcome
 from .errors import FaultNeverFiredError
 from .fixtures import HARNESS, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
 from .summary import SKIP_REASON, Summary
@@ -19,6 +19,10 @@ _FIXTURES = frozenset(__all__)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,13 +49,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    markers.check(markers.of_test(metafunc))
+    markers.check(markers.of_test(metafunc), metafunc.config.hook)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(name: str, obj: object) -> None:
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
     markers.check_slip(name, obj)
-    markers.check(markers.of_test_case(obj))
+    markers.check(markers.of_test_case(obj), collector.config.hook)
 
 
 @pytest.hookimpl(wrapper=True)

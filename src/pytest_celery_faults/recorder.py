@@ -124,6 +124,7 @@ class Recorder:
         tasks: Callable[[], Mapping[str, Any]],
         dlq: str | None,
         max_executions: int,
+        hook: Any = None,
     ) -> None:
         self.timeline = timeline
         self.records: dict[str, Record] = {}
@@ -131,13 +132,16 @@ class Recorder:
         self.sent: list[SentMessage] = []
         self.faults_fired: Counter[str] = Counter()
         self.executions = 0
-        #: Where the broker lost the message of a task id.
-        self.vanished: dict[str, str] = {}
+        #: How the broker lost a message, by its task id and number of retries.
+        self.vanished: dict[tuple[str, int], str] = {}
+        #: The ids of the tasks whose final state is stored.
+        self.stored: set[str] = set()
         self.injected: list[BaseException] = []
         self.stop_at_failure = False
         self._simulation = simulation
         self.tasks = tasks
         self._dlq = dlq
+        self._hook = hook
         self._max_executions = max_executions
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
@@ -227,9 +231,8 @@ class Recorder:
 
     def lost(self, payload: Mapping[str, Any], where: str) -> None:
         """The broker lost a task message."""
-        _task, task_id = identity_of(payload)
-        if task_id is not None:
-            self.vanished[task_id] = where
+        headers = headers_of(payload)
+        self.vanished[headers["id"], headers.get("retries") or 0] = where
 
     # -- told by the worker's consumer
 
@@ -378,6 +381,12 @@ class Recorder:
             attempt.ended = self.now()
         self.timeline.record(happened.KILLED, task_id=task_id, detail=why)
 
+    def worker_gone(self) -> None:
+        """A power cut: all that runs is gone at once."""
+        for record in self.records.values():
+            if record.attempts and record.attempts[-1].ended is None:
+                record.attempts[-1].ended = self.now()
+
     # -- told by the harness
 
     def retry_refused(self, task_id: str) -> None:
@@ -473,6 +482,9 @@ class Recorder:
         traceback: str | None,
         delivery: Delivery | None,
     ) -> None:
+        if self._hook is not None:
+            own = self._hook.pytest_celery_faults_letter_reason(task=task, exception=exception, reason=reason)
+            reason = own or reason
         detail = reason if task is not None else f"{reason}, a message of {queue!r}"
         event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)
         self.letters.append(DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery))

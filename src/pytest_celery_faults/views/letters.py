@@ -50,7 +50,21 @@ class Letter:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        return headers_of(self._fact.payload)
+        headers = headers_of(self._fact.payload)
+        return {**headers, **self._death()} if self.route == "broker" else headers
+
+    def _death(self) -> dict[str, Any]:
+        """What RabbitMQ adds to a message that it dead-letters: https://www.rabbitmq.com/docs/dlx#effects."""
+        reason = self.reason if self.reason in ("expired", "delivery_limit") else "rejected"
+        info = (self._fact.payload.get("properties") or {}).get("delivery_info") or {}
+        exchange, key = info.get("exchange") or "", info.get("routing_key") or self.queue
+        death = {"queue": self.queue, "reason": reason, "count": 1, "exchange": exchange, "routing-keys": [key]}
+        return {
+            "x-death": [death],
+            "x-first-death-reason": reason,
+            "x-first-death-queue": self.queue,
+            "x-first-death-exchange": exchange,
+        }
 
     @property
     def retries(self) -> int:

@@ -1,0 +1,64 @@
+"""Which messages ended nowhere: ``celery_faults.assert_nothing_lost()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..broker import Broker
+from ..errors import MessagesLostError, hide_ours
+from ..recorder import Attempt, Recorder, SentMessage
+from ..timeline import REVOKED
+
+__tracebackhide__ = hide_ours
+
+
+def assert_nothing_lost(recorder: Recorder, broker: Broker) -> None:
+    """Raise when a message that was sent ended in no result, no retry, no letter and no queue.
+
+    Raises:
+        MessagesLostError: which messages, and where each vanished; or nothing was sent at all.
+    """
+    if not recorder.sent:
+        raise MessagesLostError("nothing was sent in this test, so nothing can be said of its end")
+    lost = list(_lost(recorder, broker))
+    if lost:
+        raise MessagesLostError("\n".join([f"{len(lost)} of {len(recorder.sent)} messages were lost:", *lost]))
+
+
+def _lost(recorder: Recorder, broker: Broker) -> Iterator[str]:
+    waiting = {
+        (message.task_id, message.headers.get("retries") or 0)
+        for message in [*broker.unacked, *(m for queue in broker.queues for m in broker.messages(queue))]
+    }
+    waiting |= broker.held_back
+    lettered = {letter.task_id for letter in recorder.letters}
+    revoked = {event.task_id for event in recorder.timeline.where(REVOKED)}
+    for message in recorder.sent:
+        if (message.task_id, message.retries) in waiting or message.task_id in lettered | revoked:
+            continue
+        attempts = [a for a in recorder.records[message.task_id].attempts if a.retries == message.retries]
+        where = _where(recorder, message, attempts)
+        if where:
+            label = recorder.timeline.label(message.task, message.task_id)
+            retry = f" (retry {message.retries})" if message.retries else ""
+            yield f"  {label}{retry}, sent to {message.queue!r} at {message.at:g} s: {where}"
+
+
+def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) -> str:
+    """Where a message vanished that is in no queue, and has no letter; nothing when it did not."""
+    vanished = recorder.vanished.get((message.task_id, message.retries))
+    if not attempts:
+        delivered = recorder.records[message.task_id].deliveries
+        if vanished is None and delivered:
+            vanished = "the worker had acknowledged it when it was gone" if delivered[-1].acked else "the worker had it"
+        return vanished or "it left its queue and never came to a worker"
+    last = attempts[-1]
+    if last.ended is None:
+        return ""  # it runs
+    if last.state == "STARTED":
+        return "" if message.task_id in recorder.stored else f"its worker was gone at {last.ended:g} s, while it ran"
+    task = recorder.tasks().get(message.task)
+    ignored = task is None or task.ignore_result
+    if last.state in ("SUCCESS", "FAILURE") and not ignored and message.task_id not in recorder.stored:
+        return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
+    return ""
