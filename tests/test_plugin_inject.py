@@ -892,6 +892,8 @@ WRONG = {
     "inject('x')": ["exception class", "not 'x'"],
     "inject(None)": ["exception class", "not None"],
     "inject(Sleep, times=1)": ["Sleep needs its seconds", "inject(Sleep(30))"],
+    "inject(Crash, times=1)": ["Crash needs to be called", "inject(Crash())"],
+    "inject(BrokerDown, times=1)": ["BrokerDown needs its seconds", "inject(BrokerDown(30))"],
     "inject(print, times=1)": ["exception class", "built-in function print"],
     "inject(client.fetch, times=1)": ["exception class", "function fetch"],
     "inject(int, times=1)": ["exception class", "class 'int'"],
@@ -943,6 +945,15 @@ WRONG = {
     "inject(KeyError(), at='builtins.str.upper')": ["at='builtins.str.upper'", "str"],
     "inject(KeyError(), at=lambda: None)": ["lambda", "no name", "dotted name"],
     "inject(KeyError(), at=functools.partial(print))": ["partial", "no name", "dotted name"],
+    "inject(KeyError(), at='publish')": ["KeyError() cannot strike there, at='publish'", "start, return, a function"],
+    "inject(Sleep(1), at='ack')": ["Sleep(1) cannot strike there, at='ack'", "start, return, a function"],
+    "inject(Crash(), at='publish')": ["Crash() cannot strike there", "start, return, store, stored, a function"],
+    "inject(Drop(), at='start')": ["Drop() cannot strike there, at='start'", "publish, receive"],
+    "inject(Drop(), at='client.fetch')": ["Drop() cannot strike at a function", "publish, receive"],
+    "inject(Drop(), at='recieve')": ["at='recieve'", "publish, receive", "did you mean 'receive'?"],
+    "inject(Delay(1), at=client.fetch)": ["Delay(1) cannot strike at a function", "receive, publish"],
+    "inject(BackendDown(1), at='start')": ["BackendDown(1) cannot strike there", "store, stored"],
+    "inject(Revoke(), at='ack')": ["Revoke(terminate=False) cannot strike there", "receive, start, a function"],
     # Which.
     "inject(KeyError(), task=3)": ["task=3", "a task, its name"],
     "inject(KeyError(), task=[])": ["task=[]", "at least one task"],
@@ -958,6 +969,16 @@ WRONG = {
     "inject(KeyError(), then='x')": ["then='x'", "a function"],
     "inject(KeyError(), required=1)": ["required=1", "True or False"],
     "inject(KeyError(), required='no')": ["required='no'", "True or False"],
+    # The other faults.
+    "inject(Delay(-1))": ["Delay()", "from 0 up", "not -1"],
+    "inject(Delay('x'))": ["Delay()", "seconds as a number", "not 'x'"],
+    "inject(BrokerDown(True))": ["BrokerDown()", "seconds as a number", "not True"],
+    "inject(BrokerDown(float('nan')))": ["BrokerDown()", "from 0 up", "not nan"],
+    "inject(BackendDown(-0.5))": ["BackendDown()", "from 0 up", "not -0.5"],
+    "inject(Duplicate(0))": ["Duplicate(copies=0)", "from 1 up"],
+    "inject(Duplicate('2'))": ["Duplicate(copies='2')", "whole number"],
+    "inject(Duplicate(delay=-1))": ["Duplicate(delay=)", "from 0 up"],
+    "inject(Revoke(terminate=1))": ["Revoke(terminate=1)", "True or False"],
     # Sleep.
     "inject(Sleep(-1))": ["Sleep()", "from 0 up", "not -1"],
     "inject(Sleep('x'))": ["Sleep()", "seconds as a number", "not 'x'"],
@@ -974,7 +995,7 @@ WRONG_FILE = """\
 import functools
 import pytest
 import client
-from pytest_celery_faults import Sleep
+from pytest_celery_faults import BackendDown, BrokerDown, Crash, Delay, Drop, Duplicate, Revoke, Sleep
 
 class NeedsArguments(Exception):
     def __init__(self, code, text):

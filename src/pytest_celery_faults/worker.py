@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.app import trace
 from celery.apps.worker import Worker as CeleryWorker
-from celery.exceptions import WorkerShutdown, WorkerTerminate
+from celery.exceptions import CPendingDeprecationWarning, WorkerShutdown, WorkerTerminate
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
@@ -75,6 +76,12 @@ class _ConsumerMixin:
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         with self.recorder.refusing(message, "undecodable", exc):
             super().on_decode_error(message, exc)  # type: ignore[misc]
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Celery warns here of a setting. Where pytest makes errors of warnings, that would end the worker."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)  # type: ignore[misc]
 
     def update_strategies(self) -> None:
         strategies: _Strategies = self.strategies  # type: ignore[attr-defined]
