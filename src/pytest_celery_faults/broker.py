@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import redis
+from kombu.compression import decompress
 from kombu.serialization import loads
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
@@ -81,7 +82,7 @@ class Observer(Protocol):
     """Told of what reached the broker, when it did."""
 
     def published(self, queue: str, payload: dict[str, Any]) -> None: ...
-    def delivered(self, payload: dict[str, Any]) -> None: ...
+    def delivered(self, queue: str, payload: dict[str, Any]) -> None: ...
     def acked(self, payload: dict[str, Any]) -> None: ...
     def rejected(self, payload: dict[str, Any], requeue: bool) -> None: ...
     def died_in_queue(self, queue: str, payload: dict[str, Any], reason: str) -> None: ...
@@ -98,10 +99,17 @@ class Broker:
     """What a test sees of the broker: ``celery_faults.broker``."""
 
     def __init__(
-        self, server: Server, manners: str, db: int, observer: Observer, delivery_limit: int | None = None
+        self,
+        server: Server,
+        manners: str,
+        db: int,
+        observer: Observer,
+        dlq: str | None = None,
+        delivery_limit: int | None = None,
     ) -> None:
         self._server = server
         self._observer = observer
+        self._dlq = dlq
         self._delivery_limit = delivery_limit
         self._striker: Striker | None = None
         self._db = db
@@ -114,6 +122,8 @@ class Broker:
         # When each message that is unacked was delivered, by delivery tag; those whose consumer is gone apart.
         self._held: dict[str, int] = {}
         self._orphans: dict[str, int] = {}
+        # The queue that each message was delivered from, by delivery tag: its routing key may be another name.
+        self._queue_of: dict[str, str] = {}
         # How often each message was requeued, by delivery tag, which it keeps.
         self._came_back: Counter[str] = Counter()
         self._copies = itertools.count(1)
@@ -277,7 +287,7 @@ class Broker:
 
 def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The positional and keyword arguments of a task message; none where it cannot be decoded."""
-    body = _decoded_body(payload)
+    body = decoded_body(payload)
     args: Any = None
     kwargs: Any = None
     if isinstance(body, dict):  # protocol 1
@@ -287,12 +297,16 @@ def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping
     return args if isinstance(args, (list, tuple)) else (), kwargs if isinstance(kwargs, dict) else {}
 
 
-def _decoded_body(payload: Mapping[str, Any]) -> Any:
+def decoded_body(payload: Mapping[str, Any]) -> Any:
+    """The body of a message; ``None`` where it cannot be decoded."""
     properties = payload.get("properties") or {}
     body: Any = payload.get("body")
     try:
         if properties.get("body_encoding") == "base64":
             body = base64.b64decode(body)
+        compression = (payload.get("headers") or {}).get("compression")
+        if compression:
+            body = decompress(body, compression)
         accept = [payload["content-type"]]
         return loads(body, payload["content-type"], payload["content-encoding"], accept=accept)
     except Exception:  # A message that cannot be decoded still is one, and is looked at by people.
@@ -307,7 +321,7 @@ def headers_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     headers = payload.get("headers") or {}
     if "task" in headers:
         return headers
-    body = _decoded_body(payload)
+    body = decoded_body(payload)
     return body if isinstance(body, dict) and "task" in body else headers
 
 
@@ -327,7 +341,8 @@ class QoS(kombu_redis.QoS):
         super().append(message, delivery_tag)
         broker = self.channel.broker
         broker._held[delivery_tag] = broker._server.simulation.clock.now_us
-        self.channel.observer.delivered(message._raw)
+        queue = broker._queue_of.get(delivery_tag) or message.delivery_info["routing_key"]
+        self.channel.observer.delivered(queue, message._raw)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
@@ -346,9 +361,8 @@ class QoS(kombu_redis.QoS):
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
             if too_often:
-                self.channel.observer.died_in_queue(
-                    message.delivery_info["routing_key"], message._raw, "delivery_limit"
-                )
+                queue = self.channel.broker._queue_of[delivery_tag]
+                self.channel.observer.died_in_queue(queue, message._raw, "delivery_limit")
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         super().restore_by_tag(tag, client=client, leftmost=leftmost)
@@ -425,12 +439,11 @@ class Channel(kombu_redis.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         broker = self.broker
-        is_task = identity_of(message)[0] is not None
         # What Celery tries again while the broker is unreachable comes here again.
         fault = None if broker._server.is_down("broker") else broker._struck("publish", queue, message)
         if not isinstance(fault, (Drop, Delay)):
             super()._put(queue, message, **kwargs)
-        if is_task:
+        if identity_of(message)[0] is not None or queue == broker._dlq:
             broker._declared.setdefault(queue)
             self.observer.published(queue, message)
         if isinstance(fault, Drop):
@@ -550,6 +563,7 @@ class Transport(kombu_redis.Transport):
         if broker.manners == RABBITMQ and self._has_expired(message):
             broker._observer.died_in_queue(queue, message, "expired")
             return
+        broker._queue_of[message["properties"]["delivery_tag"]] = queue
         fault = broker._struck("receive", queue, message)
         if isinstance(fault, Drop):
             broker._observer.lost(message, "the broker lost it when it was delivered")

@@ -59,6 +59,10 @@ class FaultNeverFiredError(CeleryFaultsError, AssertionError):
     """A required fault found no execution to strike."""
 
 
+class NotThereError(CeleryFaultsError, IndexError):
+    """A view has no element of that number."""
+
+
 class AmbiguousHistoryError(CeleryFaultsError, LookupError):
     """More than one task, or none, could be meant."""
 
@@ -75,6 +79,22 @@ class QuarantinedError(CeleryFaultsError):
     """The result of a message that was not run, since one equal to it is a dead letter already."""
 
 
+def element(sequence: Any, index: Any, has: str, what: str) -> Any:
+    """``sequence[index]``, or an error that says how many there are."""
+    try:
+        return sequence[index]
+    except IndexError:
+        raise NotThereError(f"there is no number {index}: {has} {len(sequence)} {what}") from None
+
+
+def safe_repr(value: object) -> str:
+    """``repr()``, also of what an application made so that it raises."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr() raises {type(error).__name__}>"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the most similar choice, or ``"."``."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
@@ -87,7 +107,8 @@ def hide_ours(excinfo: Any) -> bool:
     The value of ``__tracebackhide__`` in our modules, see
     https://docs.pytest.org/en/stable/example/simple.html#writing-well-integrated-assertion-helpers.
     """
-    if isinstance(excinfo.value, CeleryFaultsError):
+    # What we raise as a server or a library would is no error of ours either.
+    if type(excinfo.value).__module__ != "builtins" or isinstance(excinfo.value, TimeoutError):
         return True
     traceback = excinfo.value.__traceback__
     while traceback is not None and traceback.tb_next is not None:

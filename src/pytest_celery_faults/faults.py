@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
+from .errors import FaultTypeError, FaultValueError, hide_ours, nearest, safe_repr
 
 __tracebackhide__ = hide_ours
 
@@ -81,7 +81,7 @@ class Raise(Fault):
         if isinstance(self.exception, type):
             try:
                 self.exception()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 name = self.exception.__name__
                 raise FaultTypeError(
                     f"{name} cannot be made without arguments ({error}): pass an instance, inject({name}(...))"
@@ -102,7 +102,7 @@ class Raise(Fault):
     def __repr__(self) -> str:
         if isinstance(self.exception, type):
             return self.exception.__name__
-        return repr(self.exception)
+        return safe_repr(self.exception)
 
 
 @dataclass(frozen=True)

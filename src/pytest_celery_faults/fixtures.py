@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __tracebackhide__ = hide_ours
 
 HARNESS: pytest.StashKey[Harness] = pytest.StashKey()
+#: That of the test which runs.
+NOW: pytest.StashKey[Harness | None] = pytest.StashKey()
 WATCHDOG: pytest.StashKey[Watchdog] = pytest.StashKey()
 
 _NO_APP = """\

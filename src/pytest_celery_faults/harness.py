@@ -178,12 +178,12 @@ class Harness:
             self._urls |= {_location(url) for url in self._broker_urls(other)}
         scheme, database = _scheme_and_database(conf.broker_read_url or conf.broker_url)
         manners = options.broker or (RABBITMQ if scheme in ("amqp", "amqps", "pyamqp", "librabbitmq") else REDIS)
-        self.broker = Broker(self.server, manners, database, self.recorder, options.delivery_limit)
+        self.broker = Broker(self.server, manners, database, self.recorder, options.dlq, options.delivery_limit)
         self.broker._on_connection = self._on_connection
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
         self._backends: dict[tuple[int, int], Backend] = {}
-        effects = Effects(self.app, simulation, self.server, self.broker, self._consumer, self._hook)
+        effects = Effects(self.app, simulation, self.server, self.broker, lambda: self.consumer, self._hook)
         self.injector = Injector(
             self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit), effects
         )
@@ -319,7 +319,8 @@ class Harness:
             names.pop(options.dlq, None)
         return list(names)
 
-    def _consumer(self) -> Any:
+    @property
+    def consumer(self) -> Any:
         """The worker's consumer; ``None`` when no worker runs."""
         return getattr(self.worker._instance, "consumer", None)
 
@@ -434,7 +435,7 @@ class Harness:
 
     def consumed_queues(self) -> list[str]:
         """What the worker consumes at the moment."""
-        task_consumer = getattr(self._consumer(), "task_consumer", None)
+        task_consumer = getattr(self.consumer, "task_consumer", None)
         return [queue.name for queue in task_consumer.queues] if task_consumer is not None else []
 
     def _retry(self, original: Callable[..., Any], task: Any, args: Any, kwargs: Any) -> Any:
@@ -442,13 +443,17 @@ class Harness:
 
         request = task.request
         try:
-            return original(task, *args, **kwargs)
+            retry = original(task, *args, **kwargs)
         except (Retry, Reject, Ignore):
             raise
         except Exception:
             if not request.called_directly and not request.is_eager:
                 self.recorder.retry_refused(request.id)
             raise
+        # With throw=False it is returned, and Celery sends no signal of it.
+        if isinstance(retry, Retry) and not request.is_eager:
+            self.recorder.retry_asked(request.id, retry)
+        return retry
 
 
 _FAMILY = {"rediss": "redis", "pyamqp": "amqp", "librabbitmq": "amqp", "amqps": "amqp"}

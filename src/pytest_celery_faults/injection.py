@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -192,6 +193,10 @@ class Injection(AbstractContextManager["Injection"]):
         self._chance = random.Random(random.getrandbits(64)) if what.probability < 1 else random.Random(0)
         # How often a task that it concerns came to its point, and how often without the limit to go beyond.
         self._reached = self._without_limit = 0
+        # How often another fault, which is nearer, struck a task that it concerns at its point.
+        self.shadowed = 0
+        # How often each task had run before.
+        self._ran_before = Counter(injector.executed)
         #: How many executions it matched, those that were let through included.
         self.matched = 0
         #: How often it fired.
@@ -238,12 +243,19 @@ class Injection(AbstractContextManager["Injection"]):
             return False
         return what.probability == 1 or self._chance.random() < what.probability
 
-    def near_miss(self, executed: Iterable[str]) -> str:
+    def what_ran(self) -> Counter[str]:
+        """How often each task has run since the fault was injected."""
+        return self._injector.executed - self._ran_before
+
+    def near_miss(self) -> str:
         """How near it came to firing."""
         what = self.plan
+        executed = self.what_ran()
         ran = [name for name in executed if self.concerns(name)]
         if self.matched:
             return f"It matched {_times(self.matched)}, and skip, every or probability let it through."
+        if self.shadowed:
+            return f"Another fault struck first {_times(self.shadowed)}."
         if self._reached > self._without_limit:
             return f"`when` said no {_times(self._reached - self._without_limit)}."
         if self._without_limit:
@@ -256,7 +268,7 @@ class Injection(AbstractContextManager["Injection"]):
         if ran:
             return f"{', '.join(ran)} did not come to the point {what.at!r}."
         if what.tasks is not None:
-            return f"{what.tasks[0]} did not run{nearest(what.tasks[0], executed)}"
+            return " ".join(f"{task} did not run{nearest(task, executed)}" for task in what.tasks)
         return ""
 
     def __enter__(self) -> Injection:
@@ -289,7 +301,8 @@ class Injector:
         self._simulation = simulation
         self._default_limits = limits
         self._effects = effects
-        self._executed: dict[str, int] = {}
+        #: How often each task has run.
+        self.executed: Counter[str] = Counter()
         self._in_body: dict[Fiber, Execution] = {}
         self._targets: dict[Target, ExitStack] = {}
 
@@ -341,7 +354,7 @@ class Injector:
             if request.called_directly or request.is_eager or simulation.current.rank != TASK_RANK:
                 return body(*args, **kwargs)
             execution = self._execution(task, args, kwargs)
-            self._executed[task.name] = self._executed.get(task.name, 0) + 1
+            self.executed[task.name] += 1
             self.strike("start", execution)
             fiber = simulation.current
             self._in_body[fiber] = execution
@@ -367,7 +380,7 @@ class Injector:
             args=args,
             kwargs=kwargs,
             retries=request.retries or 0,
-            queue=info.get("routing_key") or "",
+            queue=self._recorder.queue_of(request.id) or info.get("routing_key") or "",
             redelivered=bool(info.get("redelivered")),
             headers=request.headers or {},
             time_limits={
@@ -379,13 +392,16 @@ class Injector:
     def strike(self, point: str | Target, execution: Execution) -> Fault | None:
         """Let the first injection that matches at this point fire; returns its fault."""
         self._recorder.passed(str(point), execution.name, execution.task_id, execution.retries)
-        for injection in list(self.injections):
+        injections = list(self.injections)
+        for position, injection in enumerate(injections):
             try:
                 fires = injection.matches(execution, point) and injection.is_its_turn()
             except Exception as error:  # the test's own `when` is wrong, not the task
                 self._simulation.abort(error)
                 return None
             if fires:
+                for other in injections[position + 1 :]:
+                    other.shadowed += other.plan.at == point and other.concerns(execution.name)
                 return self._fire(injection, execution)
         return None
 
@@ -471,11 +487,12 @@ class Injector:
 
     def why_not_fired(self, injections: Sequence[Injection]) -> str:
         """A sentence for each fault that never fired, with what did run."""
-        ran = ", ".join(f"{name} ({_times(count)})" for name, count in self._executed.items()) or "no task at all"
-        return "\n".join(
-            f"inject({injection.plan}) never fired. What ran: {ran}. {injection.near_miss(self._executed)}".rstrip()
-            for injection in injections
-        )
+        lines = []
+        for injection in injections:
+            ran = ", ".join(f"{name} ({_times(count)})" for name, count in injection.what_ran().items())
+            sentence = f"inject({injection.plan}) never fired. What ran: {ran or 'no task at all'}."
+            lines.append(f"{sentence} {injection.near_miss()}".rstrip())
+        return "\n".join(lines)
 
 
 def _times(count: int) -> str:

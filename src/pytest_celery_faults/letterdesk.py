@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
+from kombu.serialization import dumps, registry
 from kombu.transport.virtual import Channel
 
-from .broker import decode_arguments
+from .broker import headers_of
 from .errors import FaultValueError, QuarantinedError, hide_ours
 from .recorder import Recorder
 
@@ -38,11 +39,16 @@ class LetterDesk:
         for name, value in (("retries", 0), ("eta", None), ("expires", None)):
             if name in headers:
                 headers[name] = value
-        body = payload["body"]
+        body: Any = payload["body"]
+        body = base64.b64decode(body) if encoding == "base64" else body
+        fields = headers_of(payload)
+        if fields is not payload["headers"] and "retries" in fields:  # Celery's first protocol
+            name = registry.type_to_name[payload["content-type"]]
+            body = dumps({**fields, "retries": 0, "eta": None, "expires": None}, serializer=name)[2]
         with self._harness.app.connection_for_write() as connection:
             channel: Channel = connection.default_channel
             message = channel.prepare_message(
-                base64.b64decode(body) if encoding == "base64" else body,
+                body,
                 content_type=payload["content-type"],
                 content_encoding=payload["content-encoding"],
                 headers=headers,
@@ -56,7 +62,7 @@ class LetterDesk:
 
     def throw_away(self) -> None:
         """Empty the application's dead-letter queue."""
-        if self._dlq is not None and self._dlq in self._harness.broker.queues:
+        if self._dlq is not None:
             with self._harness.app.connection_for_write() as connection:
                 connection.default_channel.queue_purge(self._dlq)
 
@@ -72,18 +78,19 @@ class LetterDesk:
         added = dlq not in harness.consumed_queues()
 
         def empty() -> bool:
-            deliveries = recorder.deliveries_from(dlq)
-            return not harness.broker.queues.get(dlq) and all(
-                delivery.settled and not recorder.is_running(delivery.task_id) for delivery in deliveries
-            )
+            return not harness.broker.queues.get(dlq) and not recorder.is_busy_with(dlq)
 
+        # What the control commands `add_consumer` and `cancel_consumer` do in the worker.
+        consumer = harness.consumer
         if added:
-            harness.app.control.add_consumer(dlq)
+            consumer.call_soon(consumer.add_task_queue, dlq)
             simulation.run_now(f"the worker to consume {dlq!r}", lambda: dlq in harness.consumed_queues())
-        simulation.wait(f"the worker to work {dlq!r}", ready=empty)
-        if added:
-            harness.app.control.cancel_consumer(dlq)
-            simulation.run_now(f"the worker to leave {dlq!r}", lambda: dlq not in harness.consumed_queues())
+        try:
+            simulation.wait(f"the worker to work {dlq!r}", ready=empty)
+        finally:
+            if added and worker.running:
+                consumer.call_soon(consumer.cancel_task_queue, dlq)
+                simulation.run_now(f"the worker to leave {dlq!r}", lambda: dlq not in harness.consumed_queues())
 
 
 class Quarantine:
@@ -102,10 +109,10 @@ class Quarantine:
         delivery = self._recorder.delivery_of(request.message)
         if delivery is None or delivery.queue == self._dlq:
             return False
-        letter = self._letters.same_as(request.name, *decode_arguments(delivery.payload))
-        if letter is None:
+        reason = self._letters.why_dead(delivery.payload)
+        if reason is None:
             return False
-        error = QuarantinedError(f"a message equal to this one is a dead letter already: {letter.reason}")
+        error = QuarantinedError(f"a message equal to this one is a dead letter already: {reason}")
         self._recorder.quarantined(request.message, error)
         # What Celery's strategy does with a request that it refuses.
         request.task.backend.mark_as_failure(

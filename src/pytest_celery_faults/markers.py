@@ -40,9 +40,16 @@ def check(marks: Iterable[tuple[pytest.Mark, object]], hook: Any) -> None:
     Raises:
         pytest.fail.Exception: they mean nothing. pytest shows the sentence alone, as an error of that file.
     """
+    message = what_is_wrong(marks, hook)
+    if message:
+        raise pytest.fail.Exception(message, pytrace=False)
+
+
+def what_is_wrong(marks: Iterable[tuple[pytest.Mark, object]], hook: Any) -> str:
+    """What the first of our marks with wrong arguments says, and where it stands."""
     marks = [(mark, owner) for mark, owner in marks if mark.name in (INJECT, SETTINGS)]
     if not marks:
-        return
+        return ""
     from .harness import make_options
     from .injection import plan
 
@@ -55,10 +62,8 @@ def check(marks: Iterable[tuple[pytest.Mark, object]], hook: Any) -> None:
                     raise TypeError("celery_faults() takes keyword arguments only")
                 make_options(dict(mark.kwargs))
         except (CeleryFaultsError, TypeError) as error:
-            message = f"@pytest.mark.{mark.name}: {error}\n{place_of(mark, owner)}"
-        else:
-            continue
-        raise pytest.fail.Exception(message.rstrip(), pytrace=False)
+            return f"@pytest.mark.{mark.name}: {error}\n{place_of(mark, owner)}".rstrip()
+    return ""
 
 
 def of_test(metafunc: pytest.Metafunc) -> Iterable[tuple[pytest.Mark, object]]:
@@ -75,13 +80,16 @@ def of_test(metafunc: pytest.Metafunc) -> Iterable[tuple[pytest.Mark, object]]:
 
 
 def of_test_case(obj: object) -> Iterable[tuple[pytest.Mark, object]]:
-    """The marks of the methods of a ``unittest.TestCase``, which pytest collects in a way of its own."""
+    """The marks of a ``unittest.TestCase``, its methods and module, which pytest collects in a way of its own."""
     unittest = sys.modules.get("unittest")
     if unittest is None or not isinstance(obj, type) or not issubclass(obj, unittest.TestCase):
         return
-    for method in vars(obj).values():
-        for mark in getattr(method, "pytestmark", ()):
-            yield mark, method
+    owners = [sys.modules.get(obj.__module__), *obj.__mro__]
+    for owner in owners:
+        for carrier in [owner, *(vars(owner).values() if isinstance(owner, type) else ())]:
+            marks: Any = getattr(carrier, "__dict__", {}).get("pytestmark", ())
+            for mark in marks if isinstance(marks, (list, tuple)) else [marks]:
+                yield mark.mark if isinstance(mark, pytest.MarkDecorator) else mark, carrier
 
 
 def check_slip(name: str, obj: object) -> None:
@@ -90,11 +98,13 @@ def check_slip(name: str, obj: object) -> None:
     Raises:
         pytest.fail.Exception: that happened.
     """
-    if not isinstance(obj, BaseException):
+    if not issubclass(type(obj), BaseException):  # a lazy object would be woken by isinstance()
         return
+    assert isinstance(obj, BaseException)
     marks = getattr(type(obj), "pytestmark", ())
     slipped = next((mark for mark in marks if mark.name == INJECT and not mark.args and not mark.kwargs), None)
-    lost = next((arg for arg in obj.args if inspect.isroutine(arg) or inspect.isclass(arg)), None)
+    given = [*obj.args, *vars(obj).values()]
+    lost = next((value for value in given if inspect.isroutine(value) or inspect.isclass(value)), None)
     if slipped is not None and lost is not None:
         place = place_of(slipped, lost)
         raise pytest.fail.Exception(f"{name}: {slip(type(obj).__name__)}\n{place}".rstrip(), pytrace=False)
@@ -115,6 +125,20 @@ def explain_slip(report: pytest.CollectReport) -> None:
     found = re.search(r"cannot set '?pytestmark'? attribute of immutable type '(\w+)'", text)
     if found and "inject(" in text:
         report.longrepr = f"{text}\n{slip(found[1])}"
+
+
+def of_item(item: pytest.Item) -> list[pytest.Mark]:
+    """Our marks of a test, wherever they come from: a hook or the parameter of a fixture may have added them."""
+    return [mark for mark in item.iter_markers() if mark.name in (INJECT, SETTINGS)]
+
+
+def added_since(item: pytest.Item, known: list[pytest.Mark]) -> str:
+    """What is wrong with a mark that came after the collection: nobody looked at it."""
+    late = [mark for mark in of_item(item) if not any(mark is other for other in known)]
+    if not late:
+        return ""
+    instead = "call celery_faults.inject()" if late[0].name == INJECT else "mark the test where it is defined"
+    return f"@pytest.mark.{late[0].name} was added while the test ran, which is too late: {instead}"
 
 
 def plans(item: pytest.Item) -> list[Plan]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .summary import ATTRIBUTE, numbers_of
@@ -32,15 +31,11 @@ def _short(event: Event) -> str:
     return " ".join(str(event).split())
 
 
-def explain_comparison(op: str, left: object, right: object) -> list[str] | None:
+def explain_comparison(harness: Harness | None, op: str, left: object, right: object) -> list[str] | None:
     """For delays and waits that are not what a test says: the attempts they are from, in a table."""
-    retries = sys.modules.get("pytest_celery_faults.views.retries")
-    if retries is None:
-        return None
-    seconds = next((side for side in (left, right) if isinstance(side, retries.Seconds)), None)
-    if seconds is None:
-        return None
-    return [f"{left!r} {op} {right!r}", *str(seconds.history).splitlines()]
+    told = harness.recorder.told if harness is not None else ()
+    history = next((whose for seconds, whose in told if seconds is left or seconds is right), None)
+    return None if history is None else [f"{left!r} {op} {right!r}", *str(history).splitlines()]
 
 
 def add_to_report(report: Any, harness: Harness) -> None:

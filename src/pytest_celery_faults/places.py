@@ -37,6 +37,8 @@ def place_of(mark: pytest.Mark, owner: Any) -> str:
     position = next((n for n, other in enumerate(carried) if other is mark), None)
     if position is not None and len(written) == len(carried):
         line = first + written[position].lineno - (2 if indented else 1)
+    elif is_module:
+        return f"{os.path.relpath(path)}: in <module>"
     name = "<module>" if is_module else owner.__qualname__
     return f"{os.path.relpath(path)}:{line}: in {name}"
 
@@ -50,15 +52,21 @@ def _marks_of(owner: Any) -> list[pytest.Mark]:
 def _written(body: list[ast.stmt], name: str, is_module: bool) -> Iterator[ast.expr]:
     """The expressions that made the marks of that name, in the order in which pytest keeps them."""
     if is_module:
-        assigned = [node.value for node in body if isinstance(node, ast.Assign) and _is_pytestmark(node)]
-        for value in assigned:
+        for value in filter(None, map(_assigned, body)):
             yield from _named(value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value], name)
     elif body and isinstance(body[0], (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield from _named(reversed(body[0].decorator_list), name)
 
 
-def _is_pytestmark(node: ast.Assign) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets)
+def _assigned(node: ast.stmt) -> ast.expr | None:
+    """What a statement gives, or adds, to ``pytestmark``."""
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
+        targets = [node.target]
+    else:
+        return None
+    return node.value if any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in targets) else None
 
 
 def _named(expressions: Iterable[ast.expr], name: str) -> Iterator[ast.expr]:

@@ -9,12 +9,16 @@ import pytest
 
 from . import hookspecs, markers, options, outcome
 from .errors import FaultNeverFiredError
-from .fixtures import HARNESS, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
+from .fixtures import HARNESS, NOW, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
 from .summary import SKIP_REASON, Summary
 
 __all__ = ["celery_dlq", "celery_faults", "celery_faults_app", "retry_recorder"]
 
 _FIXTURES = frozenset(__all__)
+
+#: Our marks of a test at its collection, and what is wrong with one that nobody could check before.
+MARKS: pytest.StashKey[list[pytest.Mark]] = pytest.StashKey()
+WRONG: pytest.StashKey[str] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,12 +70,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     armed = config.stash[options.STASH_KEY].armed
     for item in items:
+        item.stash[MARKS] = marks = markers.of_item(item)
+        wrong = markers.what_is_wrong([(mark, getattr(item, "obj", None)) for mark in marks], config.hook)
         injects = markers.carries_inject(item)
-        if injects and not armed:
+        if wrong:
+            item.stash[WRONG] = wrong
+        elif injects and not armed:
             item.add_marker(pytest.mark.skip(reason=SKIP_REASON))
         elif injects or _needs_harness(item):
             _set_up_first(item)
@@ -98,19 +106,29 @@ def _set_up_first(item: Any) -> None:
     item.fixturenames = names
 
 
-def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    return outcome.explain_comparison(op, left, right)
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    return outcome.explain_comparison(config.stash.get(NOW, None), op, left, right)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wrong = item.stash.get(WRONG, None)
+    if wrong is not None:
+        raise pytest.fail.Exception(wrong, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    harness = item.stash.get(HARNESS, None)
+    harness = item.config.stash[NOW] = item.stash.get(HARNESS, None)
     try:
         yield
     except Exception as error:
         if harness is not None:
             outcome.add_note(error, harness)
         raise
+    late = markers.added_since(item, item.stash.get(MARKS, []))
+    if late:
+        raise pytest.fail.Exception(late, pytrace=False)
     if harness is not None:
         try:
             harness.verify()
@@ -124,6 +142,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         yield
     finally:
         # When another fixture's tear-down is interrupted, ours is not reached.
+        item.config.stash[NOW] = None
         harness = item.stash.get(HARNESS, None)
         if harness is not None:
             harness.close()

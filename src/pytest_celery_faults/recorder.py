@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback as tracebacks
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
 from .broker import decode_arguments, headers_of, identity_of
-from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest
+from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest, safe_repr
 from .simulation import Simulation
 from .timeline import Site, Timeline
 
@@ -34,6 +34,9 @@ class Delivery:
     acked: bool = False
     rejected: bool = False
     requeued: bool = False
+    #: The letter that it becomes, unless the message is requeued; and whether it has become one.
+    letter: tuple[Any, ...] | None = field(default=None, repr=False)
+    dead: bool = False
 
     @property
     def settled(self) -> bool:
@@ -143,6 +146,12 @@ class Recorder:
         self._dlq = dlq
         self._hook = hook
         self._max_executions = max_executions
+        #: The deliveries of which the broker has not heard yet what becomes of them, by delivery tag.
+        self.unsettled: dict[str, Delivery] = {}
+        #: The ids of the tasks that run.
+        self.running: set[str] = set()
+        #: The last lists of seconds that a test was given, and the histories that they are from.
+        self.told: deque[tuple[list[float], Any]] = deque(maxlen=100)
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
 
@@ -157,8 +166,11 @@ class Recorder:
     # -- told by the broker
 
     def published(self, queue: str, payload: dict[str, Any]) -> None:
+        task, task_id = identity_of(payload)
+        if task is None or task_id is None:  # the application put something of its own into its dead-letter queue
+            self._write_letter(None, None, "published", payload, queue, None, None, None)
+            return
         headers = headers_of(payload)
-        task, task_id = headers["task"], headers["id"]
         args, kwargs = decode_arguments(payload)
         eta = _eta(headers)
         now = self._simulation.clock.utc()
@@ -181,14 +193,18 @@ class Recorder:
                 headers=headers,
             )
         )
-        self.record_of(task, task_id).published.setdefault(retries, []).append(event.at)
-        if queue == self._dlq and not retries:
-            self._dead_letter(task, task_id, "published", payload, queue, None, None, None)
+        record = self.record_of(task, task_id)
+        record.published.setdefault(retries, []).append(event.at)
+        # The retry of a task that is worked in the dead-letter queue stays there, and is no news.
+        is_retry_there = retries and record.deliveries and record.deliveries[-1].queue == queue
+        if queue == self._dlq and not is_retry_there:
+            self._write_letter(task, task_id, "published", payload, queue, None, None, None)
 
-    def delivered(self, payload: dict[str, Any]) -> None:
+    def delivered(self, queue: str, payload: dict[str, Any]) -> None:
         properties = payload["properties"]
         task, task_id = identity_of(payload)
-        delivery = self._deliveries[properties["delivery_tag"]] = Delivery(_queue_of(payload), payload, task_id)
+        delivery = self._deliveries[properties["delivery_tag"]] = Delivery(queue, payload, task_id)
+        self.unsettled[properties["delivery_tag"]] = delivery
         if task is not None and task_id is not None:
             record = self.record_of(task, task_id)
             record.deliveries.append(delivery)
@@ -210,6 +226,7 @@ class Recorder:
             delivery.acked = True
             task, task_id = identity_of(payload)
             self.timeline.record(happened.ACKED, task, task_id, detail=_unless_task(task, delivery))
+            self._settled(payload, delivery)
 
     def rejected(self, payload: dict[str, Any], requeue: bool) -> None:
         delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
@@ -219,9 +236,17 @@ class Recorder:
         task, task_id = identity_of(payload)
         kind = happened.REQUEUED if requeue else happened.REJECTED
         self.timeline.record(kind, task, task_id, detail=_unless_task(task, delivery))
-        if not requeue and not self._refusing and not any(fact.delivery is delivery for fact in self.letters):
+        if not (requeue or self._refusing or delivery.letter or delivery.dead):
             # Refused in the middle of receiving it, such as for an ETA beyond the end of time.
             self._dead_letter(task, task_id, "undecodable", payload, delivery.queue, None, None, delivery)
+        self._settled(payload, delivery)
+
+    def _settled(self, payload: Mapping[str, Any], delivery: Delivery) -> None:
+        """The broker has heard what becomes of a delivery: now it is known whether the message is dead."""
+        self.unsettled.pop(payload["properties"]["delivery_tag"], None)
+        letter, delivery.letter = delivery.letter, None
+        if letter is not None and not delivery.requeued:
+            self._write_letter(*letter)
 
     def died_in_queue(self, queue: str, payload: dict[str, Any], reason: str) -> None:
         """RabbitMQ itself dead-letters a message."""
@@ -282,6 +307,7 @@ class Recorder:
             redelivered=bool(info.get("redelivered")),
         )
         record.attempts.append(attempt)
+        self.running.add(task_id)
         self.executions += 1
         self.timeline.record(happened.STARTED, task.name, task_id, attempt=attempt.number)
         if attempt.number > self._max_executions:
@@ -297,6 +323,7 @@ class Recorder:
         attempt = self._running(task_id)
         if attempt is None:
             return
+        self.running.discard(task_id)
         attempt.ended = self.now()
         attempt.state = state or "UNKNOWN"
         if isinstance(retval, Reject):
@@ -316,24 +343,25 @@ class Recorder:
             self._of_running(happened.SUCCEEDED, sender.name, sender.request.id)
 
     def _on_retry(self, sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
-        attempt = self._running(request.id)
-        if attempt is None or not isinstance(reason, Retry):
-            return
-        attempt.exception = reason.exc if isinstance(reason.exc, BaseException) else None
-        when = reason.when
+        if isinstance(reason, Retry) and self.retry_asked(request.id, reason):
+            self._of_running(happened.RETRIED, sender.name, request.id, f"in {self._delay_of(reason):g} s")
+
+    def _delay_of(self, retry: Retry) -> float:
+        when = retry.when
         if isinstance(when, datetime):
             aware = when if when.tzinfo is not None else when.replace(tzinfo=self._simulation.clock.utc().tzinfo)
             when = (aware - self._simulation.clock.utc()).total_seconds()
-        attempt.planned_delay = when or 0
-        self._of_running(happened.RETRIED, sender.name, request.id, f"in {attempt.planned_delay:g} s")
+        return when or 0
 
     def _on_failure(
         self, sender: Any, task_id: str, exception: BaseException, traceback: Any, einfo: Any, **_: Any
     ) -> None:
+        if sender.request.is_eager:
+            return
         record = self.record_of(sender.name, task_id)
         attempt = record.attempts[-1] if record.attempts else None
         number = attempt.number if attempt is not None else 0
-        self.timeline.record(happened.FAILED, sender.name, task_id, attempt=number, detail=repr(exception))
+        self.timeline.record(happened.FAILED, sender.name, task_id, attempt=number, detail=safe_repr(exception))
         if attempt is not None and attempt.exception is None:
             attempt.exception = exception
         if attempt is not None and isinstance(exception, (TimeLimitExceeded, WorkerLostError)):
@@ -379,15 +407,25 @@ class Recorder:
         attempt = self._running(task_id)
         if attempt is not None:
             attempt.ended = self.now()
+        self.running.discard(task_id)
         self.timeline.record(happened.KILLED, task_id=task_id, detail=why)
 
     def worker_gone(self) -> None:
         """A power cut: all that runs is gone at once."""
-        for record in self.records.values():
-            if record.attempts and record.attempts[-1].ended is None:
-                record.attempts[-1].ended = self.now()
+        for task_id in self.running:
+            self.records[task_id].attempts[-1].ended = self.now()
+        self.running.clear()
 
     # -- told by the harness
+
+    def retry_asked(self, task_id: str, retry: Retry) -> bool:
+        """A retry was granted; says whether an attempt of the task runs that it is a retry of."""
+        attempt = self._running(task_id)
+        if attempt is None:
+            return False
+        attempt.exception = retry.exc if isinstance(retry.exc, BaseException) else None
+        attempt.planned_delay = self._delay_of(retry)
+        return True
 
     def retry_refused(self, task_id: str) -> None:
         attempt = self._running(task_id)
@@ -403,21 +441,30 @@ class Recorder:
 
     # -- helpers
 
-    def deliveries_from(self, queue: str) -> list[Delivery]:
-        """The deliveries of a queue's messages to the worker, oldest first."""
-        return [delivery for delivery in self._deliveries.values() if delivery.queue == queue]
+    def is_busy_with(self, queue: str) -> bool:
+        """Whether the worker has messages of a queue, or runs tasks from it."""
+        return any(delivery.queue == queue for delivery in self.unsettled.values()) or any(
+            self.records[task_id].deliveries and self.records[task_id].deliveries[-1].queue == queue
+            for task_id in self.running
+        )
+
+    def queue_of(self, task_id: str) -> str | None:
+        """The queue that a task's last message was delivered from."""
+        record = self.records.get(task_id)
+        return record.deliveries[-1].queue if record is not None and record.deliveries else None
 
     def delivery_of(self, message: Any) -> Delivery | None:
         """The delivery in which the worker got a message."""
         return self._deliveries.get(message.delivery_tag)
 
+    def about_to_die(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The reasons and messages of letters that are not written yet, since the broker has not heard of the end."""
+        return [(d.letter[2], d.payload) for d in self.unsettled.values() if d.letter is not None]
+
     def was_worked(self, payload: Mapping[str, Any]) -> bool:
         """Whether the worker got that very message and did away with it."""
         delivery = self._deliveries.get(payload["properties"]["delivery_tag"])
         return delivery is not None and (delivery.acked or delivery.rejected)
-
-    def is_running(self, task_id: str | None) -> bool:
-        return task_id is not None and self._running(task_id) is not None
 
     def now(self) -> float:
         clock = self._simulation.clock
@@ -460,7 +507,7 @@ class Recorder:
     def _last_exception(self, record: Record) -> str:
         for attempt in reversed(record.attempts):
             if attempt.exception is not None:
-                return repr(attempt.exception)
+                return safe_repr(attempt.exception)
         return "none"
 
     def _dead_letter_of(
@@ -482,17 +529,32 @@ class Recorder:
         traceback: str | None,
         delivery: Delivery | None,
     ) -> None:
+        """Write a letter, once the broker has heard what becomes of the delivery: it may still be requeued."""
+        letter = (task, task_id, reason, payload, queue, exception, traceback, delivery)
+        if delivery is not None and not delivery.settled:
+            delivery.letter = letter
+        else:
+            self._write_letter(*letter)
+
+    def _write_letter(
+        self,
+        task: str | None,
+        task_id: str | None,
+        reason: str,
+        payload: Mapping[str, Any],
+        queue: str,
+        exception: BaseException | None,
+        traceback: str | None,
+        delivery: Delivery | None,
+    ) -> None:
+        if delivery is not None:
+            delivery.dead = True
         if self._hook is not None:
             own = self._hook.pytest_celery_faults_letter_reason(task=task, exception=exception, reason=reason)
             reason = own or reason
         detail = reason if task is not None else f"{reason}, a message of {queue!r}"
         event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)
         self.letters.append(DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery))
-
-
-def _queue_of(payload: Mapping[str, Any]) -> str:
-    info = (payload.get("properties") or {}).get("delivery_info") or {}
-    return info.get("routing_key") or info.get("exchange") or ""
 
 
 def _unless_task(task: str | None, delivery: Delivery) -> str:

@@ -87,6 +87,8 @@ def find_target(value: object) -> Target:
         raise FaultTypeError(
             f"at={value!r}: a point such as 'start', or a function, as an object or by its dotted name"
         )
+    if hasattr(value, "apply_async"):
+        raise FaultValueError(f"at={value!r}: that is a task; name it by task=, and a point of its life by at=")
     # A shown time function stands for the real one of that name.
     value = getattr(value, "stands_for", value)
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
@@ -116,6 +118,8 @@ def _by_path(path: str) -> Target:
         function = _attribute(path, owner, parts[-1])
         if not callable(function):
             raise FaultValueError(f"at={path!r}: that is {function!r}, and cannot be called")
+        if hasattr(function, "apply_async"):
+            raise FaultValueError(f"at={path!r}: that is a task; name it by task=, and a point of its life by at=")
         if isinstance(owner, type) and owner.__module__ == "builtins":
             raise FaultValueError(f"at={path!r}: a method of a built-in class cannot be replaced")
         return Target(path, owner, parts[-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, overload
 
-from .errors import FaultValueError, hide_ours, nearest
+from .errors import FaultValueError, element, hide_ours, nearest
 
 __tracebackhide__ = hide_ours
 
@@ -174,7 +174,7 @@ class Timeline(Sequence[Event]):
     @overload
     def __getitem__(self, index: slice) -> list[Event]: ...
     def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        return self._events[index]
+        return element(self._events, index, "celery_faults.timeline has", "events")
 
     def __len__(self) -> int:
         return len(self._events)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ..broker import decode_arguments, headers_of
-from ..errors import FaultTypeError, FaultValueError, hide_ours
+from ..broker import decode_arguments, decoded_body, headers_of, identity_of
+from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
 from ..recorder import DeadLetter, Recorder
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ REASONS = (
     "delivery_limit", "quarantined", "published",
 )  # fmt: skip
 
+
+# Quarantine does not go by these: nobody has tried to work the message, or knows what is in it.
+_NO_POISON = ("published", "quarantined", "undecodable")
 
 _FATES = {
     "app": "",
@@ -68,7 +72,8 @@ class Letter:
 
     @property
     def retries(self) -> int:
-        return int(self.headers.get("retries") or 0)
+        retries = self.headers.get("retries")
+        return retries if isinstance(retries, int) else 0
 
     @property
     def route(self) -> str:
@@ -78,10 +83,19 @@ class Letter:
         return "broker" if delivery is not None and delivery.rejected else "harness"
 
     def __repr__(self) -> str:
-        exception = f" {self.exception!r}" if self.exception is not None else ""
-        arguments = ", ".join([*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())])
+        exception = f" {safe_repr(self.exception)}" if self.exception is not None else ""
+        keywords = (f"{name}={safe_repr(value)}" for name, value in self.kwargs.items())
+        arguments = ", ".join([*map(safe_repr, self.args), *keywords])
         what = f"{self.task}({arguments})" if self.task is not None else "no task"
         return f"<Letter {what} from {self.queue!r}: {self.reason}{exception}{_FATES[self.route]}>"
+
+
+def _content(payload: Mapping[str, Any]) -> str | None:
+    """The task and arguments of a message as text, equal for equal ones; ``None`` where they cannot be decoded."""
+    if decoded_body(payload) is None:
+        return None
+    args, kwargs = decode_arguments(payload)
+    return json.dumps([identity_of(payload)[0], args, kwargs], sort_keys=True, default=safe_repr, skipkeys=True)
 
 
 class DeadLetterQueue(Sequence[Letter]):
@@ -92,17 +106,27 @@ class DeadLetterQueue(Sequence[Letter]):
         self._desk = desk
         self._letters: list[Letter] = []
         self._seen = 0
+        # How many of them lie in the application's own queue, from which a worker may take them.
+        self._in_queue = 0
+        # The reasons of those that quarantine goes by, by task and arguments.
+        self._reasons: defaultdict[Any, list[str]] = defaultdict(list)
 
     def _present(self) -> list[Letter]:
         """What lies here: with what came since somebody looked, without what the worker took from the queue."""
         facts = self._recorder.letters
-        self._letters += [Letter(fact) for fact in facts[self._seen :]]
+        for fact in facts[self._seen :]:
+            letter = Letter(fact)
+            self._letters.append(letter)
+            self._add_to_index(letter)
+            self._in_queue += letter.route == "app"
         self._seen = len(facts)
-        self._letters = [
-            letter
-            for letter in self._letters
-            if letter.route != "app" or not self._recorder.was_worked(letter._fact.payload)
-        ]
+        if self._in_queue:
+            self._letters = [
+                letter
+                for letter in self._letters
+                if letter.route != "app" or not self._recorder.was_worked(letter._fact.payload)
+            ]
+            self._in_queue = sum(letter.route == "app" for letter in self._letters)
         return self._letters
 
     def of(self, task: Any) -> list[Letter]:
@@ -148,6 +172,7 @@ class DeadLetterQueue(Sequence[Letter]):
             if one.reason == "expired" and one.task_id is not None:
                 self._desk.forget_revoked(one.task_id)
             self._desk.send_back(one._fact.payload, one.queue)
+        self._index()
         return letters
 
     def consume(self) -> list[Letter]:
@@ -158,7 +183,7 @@ class DeadLetterQueue(Sequence[Letter]):
         Raises:
             FaultValueError: there is no such queue (``dlq=None``), or the worker is stopped.
         """
-        before = self._present()
+        before = list(self._present())
         self._desk.work()
         present = self._present()
         return [letter for letter in before if not any(letter is other for other in present)]
@@ -168,25 +193,40 @@ class DeadLetterQueue(Sequence[Letter]):
         self._desk.throw_away()
         self._present()
         self._letters = []
+        self._in_queue = 0
+        self._index()
 
-    def same_as(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Letter | None:
-        """The oldest letter of a message that was worked, or should have been, with that task and arguments."""
-        return next(
-            (
-                letter
-                for letter in self._present()
-                if letter.reason not in ("published", "quarantined", "undecodable")
-                and (letter.task, list(letter.args), dict(letter.kwargs)) == (task, list(args), dict(kwargs))
-            ),
-            None,
-        )
+    def why_dead(self, payload: Mapping[str, Any]) -> str | None:
+        """Why a message with the same task and arguments died that was worked, or should have been, if one did."""
+        key = _content(payload)
+        if key is None:
+            return None
+        self._present()
+        found = self._reasons.get(key)
+        if found:
+            return found[0]
+        dying = self._recorder.about_to_die()
+        return next((why for why, other in dying if why not in _NO_POISON and _content(other) == key), None)
+
+    def _index(self) -> None:
+        """Sort what lies here by task and arguments."""
+        self._reasons.clear()
+        for letter in self._letters:
+            self._add_to_index(letter)
+
+    def _add_to_index(self, letter: Letter) -> None:
+        if letter.reason not in _NO_POISON:
+            self._reasons[_content(letter._fact.payload)].append(letter.reason)
 
     @overload
     def __getitem__(self, index: int) -> Letter: ...
     @overload
     def __getitem__(self, index: slice) -> list[Letter]: ...
     def __getitem__(self, index: int | slice) -> Letter | list[Letter]:
-        return self._present()[index]
+        return element(self._present(), index, "celery_dlq has", "letters")
+
+    def __iter__(self) -> Iterator[Letter]:
+        return iter(list(self._present()))
 
     def __len__(self) -> int:
         return len(self._present())

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from celery.utils.time import get_exponential_backoff_interval
 
-from ..errors import FaultValueError, hide_ours
+from ..errors import FaultTypeError, FaultValueError, element, hide_ours
 
 __tracebackhide__ = hide_ours
 
@@ -26,8 +26,8 @@ class Bounds:
     low: float
     high: float
 
-    def __contains__(self, seconds: float) -> bool:
-        return self.low <= seconds <= self.high
+    def __contains__(self, seconds: object) -> bool:
+        return isinstance(seconds, (int, float)) and self.low <= seconds <= self.high
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (int, float)):
@@ -62,7 +62,8 @@ class RetryPolicy(Sequence[Bounds]):
         #: The factor of an exponential backoff in seconds, as Celery takes it: a whole number. ``None`` without one.
         self.backoff: int | None = int(max(1.0, backoff)) if backoff else None
         #: The cap in seconds that the task sets; ``None`` when it sets none.
-        self.backoff_max: int | None = getattr(task, "retry_backoff_max", None)
+        cap = getattr(task, "retry_backoff_max", None)
+        self.backoff_max: int | None = None if cap is None else int(cap)
         #: Whether each delay is drawn from 0 up to that of the backoff.
         self.jitter: bool = self.backoff is not None and bool(getattr(task, "retry_jitter", True))
         #: The delay in seconds of each retry without a backoff.
@@ -70,11 +71,15 @@ class RetryPolicy(Sequence[Bounds]):
 
     def of_retry(self, number: int) -> Bounds:
         """The bounds of the n-th retry, counted from 1, whether or not ``max_retries`` allows it."""
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise FaultTypeError(f"of_retry({number!r}): a whole number from 1 up")
+        if number < 1:
+            raise FaultValueError(f"of_retry({number!r}): a whole number from 1 up")
         if self.backoff is None:
             return Bounds(self.delay, self.delay)
         retries = number - 1
         uncapped = self.backoff * 2**retries
-        cap = uncapped if self.backoff_max is None else int(self.backoff_max)
+        cap = uncapped if self.backoff_max is None else self.backoff_max
         highest = get_exponential_backoff_interval(self.backoff, retries, cap)
         return Bounds(0 if self.jitter else highest, highest)
 
@@ -88,11 +93,15 @@ class RetryPolicy(Sequence[Bounds]):
     @overload
     def __getitem__(self, index: slice) -> list[Bounds]: ...
     def __getitem__(self, index: int | slice) -> Bounds | list[Bounds]:
+        endless = self.max_retries is None
         if isinstance(index, slice):
-            return [self.of_retry(number + 1) for number in range(*index.indices(len(self)))]
-        if index < 0 or self.max_retries is not None:
-            return self.of_retry(range(len(self))[index] + 1)
-        return self.of_retry(index + 1)
+            ends = all(end is not None and end >= 0 for end in (index.start or 0, index.stop))
+            length = index.stop if endless and ends else len(self)
+            return [self.of_retry(number + 1) for number in range(*index.indices(length))]
+        if endless and index >= 0:
+            return self.of_retry(index + 1)
+        number: int = element(range(len(self)), index, "the policy promises", "retries")
+        return self.of_retry(number + 1)
 
     def __iter__(self) -> Iterator[Bounds]:
         number = 0

@@ -6,19 +6,19 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import AmbiguousHistoryError, FaultValueError, PolicyNotFollowedError, hide_ours, nearest
+from ..errors import (
+    AmbiguousHistoryError,
+    FaultTypeError,
+    FaultValueError,
+    PolicyNotFollowedError,
+    hide_ours,
+    nearest,
+    safe_repr,
+)
 from ..recorder import Attempt, Record, Recorder
 from .policy import SILENT_CAP, RetryPolicy
 
 __tracebackhide__ = hide_ours
-
-
-class Seconds(list[float]):
-    """A list of seconds that knows whose they are, so that a failing comparison can show all of it."""
-
-    def __init__(self, seconds: list[float], history: RetryHistory) -> None:
-        super().__init__(seconds)
-        self.history = history
 
 
 class RetryHistory:
@@ -50,7 +50,7 @@ class RetryHistory:
     @property
     def delays(self) -> list[float]:
         """What each retry asked for, in seconds."""
-        return Seconds([a.planned_delay for a in self._retried if a.planned_delay is not None], self)
+        return self._told([a.planned_delay for a in self._retried if a.planned_delay is not None])
 
     @property
     def waits(self) -> list[float]:
@@ -59,7 +59,12 @@ class RetryHistory:
         It is longer than the delay when the worker was busy. A retry that has not started again has none.
         """
         waits = (self._wait_after(attempt) for attempt in self._retried)
-        return Seconds([wait for wait in waits if wait is not None], self)
+        return self._told([wait for wait in waits if wait is not None])
+
+    def _told(self, seconds: list[float]) -> list[float]:
+        """Remember whose seconds these are, so that a failing comparison can show all attempts."""
+        self._recorder.told.append((seconds, self))
+        return seconds
 
     def _wait_after(self, attempt: Attempt) -> float | None:
         """The n-th retry with one number waits from the n-th publishing of the next number to the n-th start of it.
@@ -123,7 +128,8 @@ class RetryHistory:
         for attempt in self._record.attempts:
             delay = attempt.planned_delay
             wait = self._wait_after(attempt) if delay is not None else None
-            exception = self._recorder.timeline.readable(repr(attempt.exception)) if attempt.exception else "-"
+            exception = "-" if attempt.exception is None else safe_repr(attempt.exception)
+            exception = self._recorder.timeline.readable(exception)
             exception = textwrap.shorten(exception, 40, placeholder="...")
             row = [str(attempt.number), _seconds(attempt.started), exception, _seconds(delay), _seconds(wait)]
             if policy is not None:
@@ -194,6 +200,8 @@ class RetryRecorder:
         name = which if isinstance(which, str) else getattr(which, "name", None)
         if task_id is None and isinstance(which, str) and which in records:
             task_id = which
+        if task_id is None and not isinstance(name, str):
+            raise FaultTypeError(f"{which!r} is neither a task, the name of one, a result nor the id of one")
         if task_id is not None:
             if task_id not in records:
                 raise AmbiguousHistoryError(f"no task with the id {task_id!r} was sent in this test")

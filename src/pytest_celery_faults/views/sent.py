@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-from ..errors import hide_ours
+from ..errors import element, hide_ours
 from ..recorder import Recorder, SentMessage
 
 __tracebackhide__ = hide_ours
@@ -28,7 +28,7 @@ class Sent(Sequence[SentMessage]):
     @overload
     def __getitem__(self, index: slice) -> list[SentMessage]: ...
     def __getitem__(self, index: int | slice) -> SentMessage | list[SentMessage]:
-        return self._messages[index]
+        return element(self._messages, index, "celery_faults.sent has", "messages")
 
     def __len__(self) -> int:
         return len(self._messages)
