@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 from celery import group
 from celery.exceptions import Reject
+from kombu import Exchange, Queue
 
-from pytest_celery_faults import FaultTypeError, FaultValueError, Sleep
+from pytest_celery_faults import CeleryFaultsError, EndlessTaskError, FaultTypeError, FaultValueError, Sleep
 
 
 @pytest.fixture
@@ -602,3 +603,215 @@ def test_a_sleeping_task_is_no_letter_yet(celery_faults, worker, add, celery_dlq
     add.delay(1, 2)
     worker.advance(3)
     assert list(celery_dlq) == []
+
+
+# -- exchanges, compression, protocols
+
+
+@pytest.fixture
+def routed(build, bare_app):
+    """An application whose queues are bound to exchanges by keys of other names."""
+    shop, dead = Exchange("shop", "topic"), Exchange("dead", "direct")
+    bare_app.conf.update(
+        task_queues=[Queue("orders", shop, routing_key="order.#"), Queue("dlq", dead, routing_key="dead.key")],
+        task_default_queue="orders",
+    )
+
+    @bare_app.task(name="shop.fails")
+    def fails(seconds=0):
+        time.sleep(seconds)
+        raise ValueError("no")
+
+    return fails
+
+
+def test_a_letter_comes_from_its_queue_and_goes_back_there(routed, build):
+    harness = build()
+    routed.apply_async(exchange="shop", routing_key="order.new")
+    harness.worker.drain()
+    [letter] = harness.dlq
+    assert letter.queue == harness.sent[0].queue == "orders"
+    harness.dlq.redrive()
+    assert harness.broker.queues["orders"] == 1
+    harness.worker.drain()
+    assert [(letter.reason, letter.queue) for letter in harness.dlq] == [("failed", "orders")]
+    assert harness.recorder.executions == 2
+
+
+def test_a_dead_letter_queue_with_an_exchange_is_worked_to_its_end(routed, build):
+    harness = build(quarantine=True)
+    routed.apply_async(queue="dlq", args=(10,))
+    assert [letter.reason for letter in harness.dlq] == ["published"]
+    assert len(harness.dlq.consume()) == 1
+    assert harness.clock.elapsed == 10
+    assert [(letter.reason, letter.queue) for letter in harness.dlq] == [("failed", "dlq")]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zlib", "bzip2"])
+def test_compressed_arguments_are_seen(build, bare_app, compression):
+    @bare_app.task(name="shop.fails")
+    def fails(n):
+        raise ValueError("no")
+
+    harness = build(conf={"task_compression": compression}, quarantine=True)
+    for n in (1, 2, 1):
+        fails.delay(n)
+    harness.worker.drain()
+    assert [message.args for message in harness.sent] == [[1], [2], [1]]
+    assert sorted((letter.args[0], letter.reason) for letter in harness.dlq) == [
+        (1, "failed"), (1, "quarantined"), (2, "failed")
+    ]  # fmt: skip
+    harness.dlq.redrive(harness.dlq[0])
+    [message] = harness.broker.messages("celery")
+    assert len(message.args) == 1
+
+
+def test_a_task_of_the_first_protocol_is_sent_back_as_new(build, bare_app):
+    ran = []
+
+    @bare_app.task(name="shop.book", bind=True, max_retries=1)
+    def book(self, order):
+        ran.append(self.request.retries)
+        if len(ran) < 3:
+            raise self.retry(exc=KeyError("price"), countdown=10)
+        return order
+
+    harness = build(conf={"task_protocol": 1})
+    result = book.delay("order 1")
+    harness.worker.drain()
+    assert [letter.reason for letter in harness.dlq] == ["max_retries"]
+    harness.dlq.redrive()
+    harness.worker.drain()
+    assert ran == [0, 1, 0]
+    assert bare_app.AsyncResult(result.id).get() == "order 1"
+
+
+# -- what is no letter, and what is
+
+
+@pytest.mark.parametrize("quarantine", [False, True])
+def test_a_message_that_is_requeued_is_no_letter(build, bare_app, quarantine):
+    ran = []
+
+    @bare_app.task(name="shop.slow", acks_late=True, acks_on_failure_or_timeout=False, time_limit=5)
+    def slow():
+        ran.append("ran")
+        if len(ran) == 1:
+            time.sleep(10)
+        return "done"
+
+    harness = build(quarantine=quarantine)
+    result = slow.delay()
+    harness.worker.drain()
+    if "requeued" in [event.kind for event in harness.timeline]:
+        assert bare_app.AsyncResult(result.id).get() == "done"
+        assert list(harness.dlq) == []
+    else:
+        assert [(letter.reason, letter.route) for letter in harness.dlq] == [("time_limit", "broker")]
+
+
+def test_what_is_run_eagerly_sends_no_message_and_leaves_no_letter(app, worker, celery_dlq):
+    @app.task
+    def fails():
+        raise ValueError("no")
+
+    @app.task
+    def outer():
+        return str(fails.apply().result)
+
+    fails.apply()
+    assert outer.delay().get() == "no"
+    assert list(celery_dlq) == []
+
+
+def test_a_retry_that_goes_to_the_dead_letter_queue_is_a_letter(app, worker, log, celery_dlq):
+    @app.task(bind=True)
+    def gives_up(self):
+        log.append(self.request.retries)
+        if not self.request.retries:
+            raise self.retry(queue="dlq", countdown=0)
+
+    gives_up.delay()
+    worker.drain()
+    assert [(letter.reason, letter.retries) for letter in celery_dlq] == [("published", 1)]
+    assert len(celery_dlq.consume()) == 1
+    assert log == [0, 1]
+
+
+def test_what_is_no_task_in_the_dead_letter_queue_is_a_letter(celery_faults, worker, publish, celery_dlq):
+    publish('{"what": "a note"}', queue="dlq")
+    [letter] = celery_dlq
+    assert (letter.task, letter.reason, letter.route) == (None, "published", "app")
+    celery_dlq.clear()
+    assert celery_faults.broker.client.llen("dlq") == 0
+    publish('{"what": "a note"}', queue="dlq")
+    celery_dlq.consume()
+    assert celery_dlq.reasons == {"undecodable": 1}
+
+
+class UnprintableError(Exception):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def test_an_exception_that_cannot_be_shown_is_a_letter(app, worker, celery_dlq, retry_recorder):
+    @app.task
+    def fails():
+        raise UnprintableError
+
+    fails.delay()
+    worker.drain()
+    [letter] = celery_dlq
+    assert "<UnprintableError, whose repr() raises RuntimeError>" in repr(letter)
+    assert "UnprintableError" in retry_recorder.of(fails).table()
+
+
+# -- going through them
+
+
+def test_letters_can_be_sent_back_one_by_one_in_a_loop(worker, book, celery_dlq):
+    for order in range(4):
+        book.delay(order)
+    worker.drain()
+    for letter in celery_dlq:
+        celery_dlq.redrive(letter)
+    assert list(celery_dlq) == []
+
+
+def test_a_number_that_is_not_there(celery_faults, celery_dlq):
+    views = {
+        "celery_dlq": celery_dlq,
+        "celery_faults.sent": celery_faults.sent,
+        "celery_faults.timeline": celery_faults.timeline,
+    }
+    for name, view in views.items():
+        with pytest.raises(IndexError, match=rf"there is no number 0: {name} has 0 \w+") as caught:
+            view[0]
+        assert isinstance(caught.value, CeleryFaultsError)
+
+
+# -- a worker that is hard to reach
+
+
+def test_the_queue_is_worked_without_remote_control(build, bare_app):
+    @bare_app.task
+    def task():
+        return "done"
+
+    harness = build(conf={"worker_enable_remote_control": False})
+    result = task.apply_async(queue="dlq")
+    assert len(harness.dlq.consume()) == 1
+    assert result.get() == "done"
+    assert harness.consumed_queues() == ["celery"]
+
+
+@pytest.mark.celery_faults(max_executions=5)
+def test_the_worker_leaves_the_queue_also_after_an_error(celery_faults, app, celery_dlq):
+    @app.task(bind=True, max_retries=None)
+    def endless(self):
+        raise self.retry(countdown=1)
+
+    endless.apply_async(queue="dlq")
+    with pytest.raises(EndlessTaskError):
+        celery_dlq.consume()
+    assert celery_faults.consumed_queues() == ["celery"]

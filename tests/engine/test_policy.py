@@ -8,7 +8,7 @@ import pytest
 from celery import Task
 from celery.exceptions import Reject
 
-from pytest_celery_faults import AmbiguousHistoryError, FaultValueError, PolicyNotFollowedError
+from pytest_celery_faults import AmbiguousHistoryError, FaultTypeError, FaultValueError, PolicyNotFollowedError
 from pytest_celery_faults.views.policy import Bounds, RetryPolicy
 
 
@@ -136,6 +136,26 @@ def test_a_policy_without_an_end(failing):
     with pytest.raises(FaultValueError, match="no end"):
         list(policy)
     assert repr(policy) == "<RetryPolicy 5 s each time, max_retries=None>"
+
+
+def test_what_a_policy_is_not_asked_for(failing):
+    policy = RetryPolicy(failing(**auto(retry_backoff=5, retry_backoff_max="9", retry_jitter=False)))
+    assert policy == [5, 9, 9]
+    for number, kind in ((0, FaultValueError), (-3, FaultValueError), ("1", FaultTypeError), (True, FaultTypeError)):
+        with pytest.raises(kind, match="a whole number from 1 up"):
+            policy.of_retry(number)
+    with pytest.raises(IndexError, match="there is no number 7: the policy promises 3 retries"):
+        policy[7]
+    assert "5" not in policy[0]
+
+
+def test_the_beginning_of_a_policy_without_an_end(failing):
+    policy = RetryPolicy(failing(max_retries=None, default_retry_delay=5))
+    assert policy[:3] == [5, 5, 5]
+    assert policy[1:2] == [5]
+    for endless in (slice(None), slice(2, None), slice(-2, 3)):
+        with pytest.raises(FaultValueError, match="no end"):
+            policy[endless]
 
 
 # -- what is kept
@@ -320,6 +340,33 @@ def test_a_task_that_no_application_has_has_no_policy(app, worker, retry_recorde
     worker.drain()
     with pytest.raises(FaultValueError, match=r"no application of this test has the task 'shop\.gone'"):
         retry_recorder.of(sent).policy  # noqa: B018
+
+
+def test_a_retry_that_is_not_thrown_is_one(app, worker, retry_recorder):
+    @app.task(bind=True, default_retry_delay=30)
+    def task(self):
+        if self.request.retries < 2:
+            self.retry(throw=False)
+        return "went on"
+
+    result = task.delay()
+    worker.drain()
+    assert result.get() == "went on"
+    assert retry_recorder.count == 2
+    assert retry_recorder.delays == retry_recorder.waits == [30, 30]
+    retry_recorder.assert_follows_policy()
+
+
+def test_seconds_are_plain_lists(by_hand, retry_recorder):
+    by_hand({"countdown": 1}).delay().get()
+    assert type(retry_recorder.delays) is type(retry_recorder.waits) is list
+
+
+@pytest.mark.parametrize("which", [42, None, 1.5], ids=repr)
+def test_whose_history_is_no_question(by_hand, retry_recorder, which):
+    by_hand().delay().get()
+    with pytest.raises(FaultTypeError, match="is neither a task, the name of one, a result nor the id of one"):
+        retry_recorder.of(which)
 
 
 # -- redelivered
