@@ -784,13 +784,24 @@ SLIPS = {
         "import pytest\nfrom errors import OutOfStock\n"
         "class TestIt:\n    @pytest.mark.inject(OutOfStock)\n    def test_it(self): pass\n",
     ),
+    "user's that keeps what it is given": (
+        "Kept",
+        "import pytest\nfrom errors import Kept\n@pytest.mark.inject(Kept)\ndef test_it(): pass\n",
+    ),
     "user's under another mark": (
         "OutOfStock",
         "import pytest\nfrom errors import OutOfStock\n"
         "@pytest.mark.inject(OutOfStock)\n@pytest.mark.parametrize('x', [1, 2])\ndef test_it(x): pass\n",
     ),
 }
-ERRORS = "class OutOfStock(Exception): pass\nclass Sold(OutOfStock): pass\n"
+ERRORS = """
+class OutOfStock(Exception): pass
+class Sold(OutOfStock): pass
+class Kept(Exception):
+    def __init__(self, code):
+        super().__init__()
+        self.code = code
+"""
 
 
 @pytest.mark.parametrize("slip", SLIPS)
@@ -864,6 +875,22 @@ def test_importable():
     shop.ini("celery_faults_app = shop:app", "markers = slow")
     shop.armed().assert_outcomes(passed=3)
     shop.run().assert_outcomes(skipped=3)
+
+
+def test_a_lazy_object_in_a_test_module_is_not_woken(shop):
+    shop.test(
+        """
+class Lazy:
+    @property
+    def __class__(self):
+        raise RuntimeError("woken")
+
+lazy = Lazy()
+
+def test_it(): pass
+"""
+    )
+    shop.run().assert_outcomes(passed=1)
 
 
 def test_a_slip_in_one_file_says_nothing_of_another(shop):
@@ -954,6 +981,9 @@ WRONG = {
     "inject(Delay(1), at=client.fetch)": ["Delay(1) cannot strike at a function", "receive, publish"],
     "inject(BackendDown(1), at='start')": ["BackendDown(1) cannot strike there", "store, stored"],
     "inject(Revoke(), at='ack')": ["Revoke(terminate=False) cannot strike there", "receive, start, a function"],
+    "inject(KeyError(), at='shop.add')": ["at='shop.add'", "that is a task", "task="],
+    "inject(KeyError(), at=shop.add)": ["that is a task", "task="],
+    "inject(EndsTheProgram, times=1)": ["EndsTheProgram cannot be made without arguments", "pass an instance"],
     # Which.
     "inject(KeyError(), task=3)": ["task=3", "a task, its name"],
     "inject(KeyError(), task=[])": ["task=[]", "at least one task"],
@@ -994,17 +1024,21 @@ WRONG = {
 WRONG_FILE = """\
 import functools
 import pytest
-import client
+import client, shop
 from pytest_celery_faults import BackendDown, BrokerDown, Crash, Delay, Drop, Duplicate, Revoke, Sleep
 
 class NeedsArguments(Exception):
     def __init__(self, code, text):
         super().__init__(code, text)
-
+class EndsTheProgram(Exception):
+    def __init__(self): raise SystemExit(3)
 @pytest.mark.{}
 def test_it():
     pass
 """
+
+
+WRONG_LINE = WRONG_FILE.splitlines().index("@pytest.mark.{}") + 1
 
 
 def file_of(use):
@@ -1034,7 +1068,7 @@ def test_a_wrong_use_fails_the_collection_of_its_file(work, collected, use, run)
     # Where Python itself runs into the error, at the user's line, pytest marks the message with an E.
     messages = [line for line in found if line.startswith(("@pytest.mark.inject: ", "E  "))]
     assert any(all(word in message for word in WRONG[use]) for message in messages), found
-    assert [line for line in found if line.startswith(f"{file_of(use)}.py:10: in ")], "the line of the mark"
+    assert [line for line in found if line.startswith(f"{file_of(use)}.py:{WRONG_LINE}: in ")], "the line of the mark"
     assert not [line for line in found if "pytest_celery_faults/" in line]
     told = {line.split()[0] for line in result.outlines if re.match(rf"[A-Z]+ {file_of(use)}\.py", line)}
     assert told == {"ERROR"}, "neither passed nor skipped"
@@ -1113,6 +1147,15 @@ PLACES = {
             pytest.mark.celery_faults(concurrency=2),
             pytest.mark.inject(KeyError(), times=0),
         ]
+        def test_it(): pass
+        """,
+    ),
+    "an annotated list of a module": (
+        3,
+        "<module>",
+        """
+        import pytest
+        pytestmark: list = [pytest.mark.inject(KeyError(), times=0)]
         def test_it(): pass
         """,
     ),

@@ -563,3 +563,127 @@ def test_the_settings_marker_alone_brings_the_harness_up(shop):
         )
     )
     shop.run().assert_outcomes(passed=1)
+
+
+# -- marks that do not stand at a test
+
+LATE = """
+@pytest.fixture
+def in_a_fixture(request):
+    request.node.add_marker(pytest.mark.inject(KeyError(), times=1))
+
+def test_by_a_fixture(in_a_fixture): pass
+
+def test_by_itself(request, celery_faults):
+    request.node.add_marker(pytest.mark.inject(KeyError(), times=0))
+
+def test_a_setting(request):
+    request.node.add_marker(pytest.mark.celery_faults(concurrency=2))
+
+def test_of_other_plugins(request):
+    request.node.add_marker(pytest.mark.xfail(strict=True))
+    assert False
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--celery-faults"], ["--celery-faults", "-n2"]], ids=" ".join)
+def test_a_mark_that_is_added_while_the_test_runs_fails_it(shop, arguments):
+    shop.test(body("import pytest\n" + LATE))
+    result = shop.run(*arguments, subprocess="-n2" in arguments)
+    result.assert_outcomes(failed=3, xfailed=1)
+    late = "@pytest.mark.{} was added while the test ran, which is too late: *"
+    result.stdout.fnmatch_lines([late.format("inject") + "celery_faults.inject()"])
+    result.stdout.fnmatch_lines([late.format("celery_faults") + "mark the test where it is defined"])
+
+
+ADDED = """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name.startswith("test_added"):
+            wrong = item.name.endswith("wrong")
+            item.add_marker(pytest.mark.inject(KeyError("k"), times=0 if wrong else 1, task="shop.add"))
+"""
+
+
+def test_a_mark_that_a_hook_adds_at_collection_counts_like_any_other(shop):
+    shop.pytester.makeconftest(ADDED)
+    shop.test(
+        body(
+            """
+            def test_added(celery_faults):
+                with pytest.raises(KeyError):
+                    add.delay(1, 2).get()
+
+            def test_added_wrong(): raise NotImplementedError("not reached")
+            """
+        )
+    )
+    wrong = "*@pytest.mark.inject: times=0: a whole number from 1 up*"
+    for arguments in ([], ["-n2"]):
+        result = shop.armed(*arguments, subprocess=bool(arguments))
+        result.assert_outcomes(passed=1, errors=1)
+        result.stdout.fnmatch_lines([wrong])
+    result = shop.run()
+    result.assert_outcomes(skipped=1, errors=1)
+    result.stdout.fnmatch_lines([wrong])
+
+
+PLACES_OF_A_WRONG_MARK = {
+    "the class of a TestCase": """
+        import unittest
+
+        @pytest.mark.inject(KeyError(), times=0)
+        class TestIt(unittest.TestCase):
+            def test_it(self): raise NotImplementedError
+        """,
+    "the module of a TestCase": """
+        import unittest
+
+        pytestmark = pytest.mark.inject(KeyError(), times=0)
+
+        class TestIt(unittest.TestCase):
+            def test_it(self): raise NotImplementedError
+        """,
+    "an inherited method of a TestCase": """
+        import unittest
+
+        class Mixin:
+            @pytest.mark.inject(KeyError(), times=0)
+            def test_it(self): raise NotImplementedError
+
+        class TestIt(Mixin, unittest.TestCase):
+            pass
+        """,
+    "the parameter of a fixture": """
+        @pytest.fixture(params=[pytest.param(1, marks=pytest.mark.inject(KeyError(), times=0))])
+        def one(request): return request.param
+
+        def test_it(one): raise NotImplementedError
+        """,
+    "the setting of a TestCase": """
+        import unittest
+
+        @pytest.mark.celery_faults(concurrency=0)
+        class TestIt(unittest.TestCase):
+            def test_it(self): raise NotImplementedError
+        """,
+    "the setting of a fixture's parameter": """
+        @pytest.fixture(params=[pytest.param(1, marks=pytest.mark.celery_faults(conf=3))])
+        def one(request): return request.param
+
+        def test_it(one): raise NotImplementedError
+        """,
+}
+
+
+@pytest.mark.parametrize("place", PLACES_OF_A_WRONG_MARK)
+@pytest.mark.parametrize("arguments", [[], ["--celery-faults"]], ids=["not armed", "armed"])
+def test_a_wrong_mark_is_an_error_wherever_it_comes_from(shop, place, arguments):
+    shop.test(body(PLACES_OF_A_WRONG_MARK[place]))
+    result = shop.run(*arguments)
+    result.assert_outcomes(errors=1)
+    result.stdout.re_match_lines([r"@pytest\.mark\.(inject: times=0|celery_faults: celery_faults\(con.*=[03]\)): a .*"])
+    result.stdout.no_fnmatch_line("*pytest_celery_faults/*")
+    result.stdout.no_fnmatch_line("*NotImplementedError*")

@@ -239,3 +239,79 @@ def test_limit(): add.delay(1, 2).get()
         [sentence] = [line for line in section(result, test) if "never fired" in line]
         assert sentence.startswith(f"inject({fault}")
         assert sentence.endswith(miss)
+
+
+def test_a_fault_that_came_too_late_or_behind_another_says_so(shop):
+    shop.test(
+        HEAD
+        + """
+@pytest.mark.inject(KeyError("first"), times=None)
+def test_shadowed(celery_faults):
+    celery_faults.inject(KeyError("behind"))
+    for _ in range(2):
+        add.delay(1, 2).get(propagate=False)
+
+def test_after(celery_faults):
+    add.delay(1, 2).get()
+    with celery_faults.inject(KeyError("late")):
+        boom.delay().get(propagate=False)
+        boom.delay().get(propagate=False)
+
+def test_empty_block(celery_faults):
+    add.delay(1, 2).get()
+    with celery_faults.inject(KeyError("empty")):
+        pass
+
+@pytest.mark.inject(KeyError("several"), task=[slow, boom])
+def test_several():
+    add.delay(1, 2).get()
+"""
+    )
+    result = shop.armed()
+    result.assert_outcomes(failed=3, passed=1)
+    for test, fault, sentence in (
+        ("test_shadowed", "behind", "What ran: shop.add (2 times). Another fault struck first 2 times."),
+        ("test_empty_block", "empty", "What ran: no task at all."),
+        ("test_several", "several", "shop.slow did not run. shop.boom did not run."),
+    ):
+        [line] = [line for line in section(result, test) if "never fired" in line]
+        assert f"inject(KeyError('{fault}')" in line
+        assert line.endswith(sentence)
+
+
+def test_delays_can_be_recorded_as_a_property_under_xdist(shop):
+    shop.test(
+        HEAD
+        + """
+@pytest.mark.inject(OSError, times=2)
+def test_it(retry_recorder, record_property):
+    download.delay("x").get()
+    record_property("delays", retry_recorder.delays)
+    record_property("waits", retry_recorder.waits)
+"""
+    )
+    result = shop.armed("-n1", "--junit-xml=report.xml", subprocess=True)
+    result.assert_outcomes(passed=1)
+    assert '<property name="delays" value="[1, 2]"' in (shop.pytester.path / "report.xml").read_text()
+
+
+def test_an_exception_that_cannot_be_shown_does_not_hide_what_happened(shop):
+    shop.test(
+        HEAD
+        + """
+class Unprintable(Exception):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+@pytest.mark.inject(Unprintable(), task=download)
+def test_it(celery_faults, celery_dlq, retry_recorder):
+    download.delay("x")
+    celery_faults.worker.drain()
+    assert celery_dlq.reasons == {"failed": 1}
+    assert retry_recorder.of(download).delays == [1]
+"""
+    )
+    result = shop.armed()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *<Unprintable, whose repr() raises*"])
+    result.stdout.no_fnmatch_line("*pytest_celery_faults/*.py:*")

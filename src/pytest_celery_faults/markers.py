@@ -82,7 +82,10 @@ def of_test(metafunc: pytest.Metafunc) -> Iterable[tuple[pytest.Mark, object]]:
 def of_test_case(obj: object) -> Iterable[tuple[pytest.Mark, object]]:
     """The marks of a ``unittest.TestCase``, its methods and module, which pytest collects in a way of its own."""
     unittest = sys.modules.get("unittest")
-    if unittest is None or not isinstance(obj, type) or not issubclass(obj, unittest.TestCase):
+    if unittest is None or not issubclass(type(obj), type):
+        return
+    assert isinstance(obj, type)
+    if not issubclass(obj, unittest.TestCase):
         return
     owners = [sys.modules.get(obj.__module__), *obj.__mro__]
     for owner in owners:
