@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_celery_faults.broker import Broker
+from pytest_celery_faults.effects import Effects
 from pytest_celery_faults.injection import Injection, Injector
 from pytest_celery_faults.letterdesk import LetterDesk, Quarantine
+from pytest_celery_faults.memory import Server
 from pytest_celery_faults.recorder import Recorder
 from pytest_celery_faults.simulation import Simulation
 from pytest_celery_faults.timeline import Timeline
+from pytest_celery_faults.views import lost
 from pytest_celery_faults.views.letters import DeadLetterQueue, Letter
 from pytest_celery_faults.views.policy import Bounds, RetryPolicy
 from pytest_celery_faults.views.retries import RetryHistory
@@ -16,7 +20,7 @@ from pytest_celery_faults.views.retries import RetryHistory
 TESTS = """
 import pytest
 from celery.exceptions import Reject
-from pytest_celery_faults import FaultNeverFiredError, PolicyNotFollowedError, Sleep
+from pytest_celery_faults import BrokerDown, Crash, Drop, FaultNeverFiredError, PolicyNotFollowedError, Sleep
 from shop import add, app, boom, download, jittery, slow
 
 @pytest.mark.inject(OSError, times=3)
@@ -115,6 +119,26 @@ def test_half_of_them(celery_faults):
     celery_faults.worker.drain()
     assert 5 < sum(result.state == "FAILURE" for result in results) < 35
 
+@pytest.mark.inject(Crash(), at="return")
+def test_a_crash(celery_faults, celery_dlq):
+    add.delay(1, 2)
+    celery_faults.worker.drain()
+    assert celery_dlq.reasons == {"worker_lost": 1}
+
+@pytest.mark.inject(Drop())
+def test_a_lost_message(celery_faults):
+    add.delay(1, 2)
+    celery_faults.worker.drain()
+    with pytest.raises(AssertionError, match="the broker lost it"):
+        celery_faults.assert_nothing_lost()
+
+@pytest.mark.inject(BrokerDown(60), at="ack")
+@pytest.mark.celery_faults(broker="rabbitmq", conf={"task_acks_late": True})
+def test_an_outage(celery_faults, retry_recorder):
+    result = add.delay(1, 2)
+    celery_faults.worker.drain()
+    assert [attempt.started for attempt in retry_recorder.of(result).attempts][1] >= 60
+
 def test_a_redelivery_is_no_retry(celery_faults, retry_recorder):
     @app.task(acks_late=True)
     def task():
@@ -181,6 +205,10 @@ SABOTAGE = {
     ),
     "a queue that forgets": (DeadLetterQueue, "_present", lambda self: [], {"test_a_failure_is_a_letter"}),
     "time that stands still": (Simulation, "sleep", nothing, {"test_time_passes", "test_a_busy_slot"}),
+    "a crash that kills nobody": (Effects, "crash", nothing, {"test_a_crash"}),
+    "a broker that keeps what it loses": (Broker, "_struck", nothing, {"test_a_lost_message", "test_an_outage"}),
+    "an outage that breaks no connection": (Server, "take_down", nothing, {"test_an_outage"}),
+    "losses that nobody counts": (lost, "_lost", lambda recorder, broker: [], {"test_a_lost_message"}),
     "a timeline that writes nothing down": (
         Timeline, "where", lambda self, kind=None, **_: [], {"test_a_redelivery_is_no_retry"},
     ),
@@ -200,7 +228,7 @@ def outcomes(result):
 def test_unbroken_all_of_them_pass(shop):
     shop.test(TESTS)
     assert outcomes(shop.armed("-rA"))["FAILED"] == set()
-    shop.armed().assert_outcomes(passed=16)
+    shop.armed().assert_outcomes(passed=19)
 
 
 @pytest.mark.parametrize("how", SABOTAGE)

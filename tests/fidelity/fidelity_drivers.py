@@ -24,6 +24,8 @@ from fidelity_history import Raw
 from fidelity_scenarios import Scenario
 from scenario_app import app
 
+from pytest_celery_faults import Crash
+
 HERE = Path(__file__).parent
 _STARTS_WITHIN = 20.0
 _SETTLES_WITHIN = 12.0
@@ -341,6 +343,13 @@ class HarnessDriver(Driver):
         self._written_down: list[dict[str, Any]] = []
         self.broker = celery_faults.broker.client
         self.results = app.backend.client
+
+    def run(self, scenario: Scenario) -> Raw:
+        inject = self._celery_faults.inject
+        inject(Crash(), at="scenario_app.die", times=None, required=False)
+        for point in ("store", "stored"):
+            inject(Crash(), at=point, times=None, required=False, when=lambda _, here=point: scenario_app.dies_at(here))
+        return super().run(scenario)
 
     @contextmanager
     def recording(self) -> Iterator[None]:

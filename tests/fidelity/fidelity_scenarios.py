@@ -928,6 +928,26 @@ def system_exit_acked_late_with_errback(driver: Any) -> None:
     _leaves(driver, tasks.late_leave.apply_async((0,), link_error=tasks.errback.s()))
 
 
+# -- a child that is killed, by SIGKILL
+
+
+def _killed(task: Any, point: str, shows: Shows | None = None) -> None:
+    def run(driver: Any) -> None:
+        _leaves(driver, task.apply_async(link=tasks.add.s("linked"), headers={"dies_at": point}))
+
+    run.__name__ = f"killed_at_{point}_of_{task.name.rpartition('.')[2]}"
+    scenario(loses_child=True, shows=shows)(run)
+
+
+_LINK_OF_A_FAILURE = Shows(
+    "Links are published before a success is stored: one runs although its parent has failed.",
+    lambda real: "SUCCESS" in str(real.stored["add#1"]),
+)
+for _task in (tasks.dies, tasks.dies_late, tasks.dies_late_requeued):
+    for _point in ("begin", "end", "store", "stored"):
+        _killed(_task, _point, _LINK_OF_A_FAILURE if (_task, _point) == (tasks.dies, "store") else None)
+
+
 # -- the end of the worker
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, Task, chain, current_task, group, signals
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.states import READY_STATES
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 
@@ -74,6 +77,8 @@ def note(text: str, task_id: str | None = None) -> None:
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
     _main_process[:] = [os.getpid()]
+    if recording.sink is _append_to_file:
+        kill_around_store()
 
 
 @signals.worker_ready.connect
@@ -559,6 +564,64 @@ def exit_by_sys() -> None:
         sys.exit("with words")
     finally:
         note("finally")
+
+
+# -- a child that is killed
+
+
+def die() -> None:
+    """SIGKILL; in process a fault strikes here instead."""
+    assert recording.sink is _append_to_file, "this would have killed pytest"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_at(point: str) -> bool:
+    """Whether the task that runs is to be killed there, when it runs for the first time."""
+    request = current_task.request
+    return getattr(request, "dies_at", None) == point and not request.delivery_info["redelivered"]
+
+
+def _body_of_a_task_that_dies() -> str:
+    note("begins")
+    if dies_at("begin"):
+        die()
+    try:
+        return "done"
+    finally:
+        note("ends")
+        if dies_at("end"):
+            die()
+
+
+@app.task
+def dies() -> str:
+    return _body_of_a_task_that_dies()
+
+
+@app.task(acks_late=True)
+def dies_late() -> str:
+    return _body_of_a_task_that_dies()
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def dies_late_requeued() -> str:
+    return _body_of_a_task_that_dies()
+
+
+def kill_around_store() -> None:
+    """In a real child: die before or after the final state is stored."""
+    original = RedisBackend.store_result
+
+    def store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        final = state in READY_STATES and current_task and current_task.request.id == task_id
+        if final and dies_at("store"):
+            die()
+        stored = original(self, task_id, result, state, *args, **kwargs)
+        if final and dies_at("stored"):
+            die()
+        return stored
+
+    RedisBackend.store_result = store_result
 
 
 @app.task

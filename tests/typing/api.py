@@ -8,9 +8,14 @@ from datetime import datetime, timedelta
 
 from pytest_celery_faults import (
     Attempt,
+    BrokerDown,
     CeleryFaultsError,
+    Crash,
     DeadLetterQueue,
+    Drop,
+    Duplicate,
     Event,
+    Fault,
     Harness,
     Injection,
     Letter,
@@ -19,11 +24,23 @@ from pytest_celery_faults import (
     RetryPolicy,
     RetryRecorder,
     SentMessage,
+    Site,
     Sleep,
     inject,
 )
 
 
+class Mine(Fault):
+    points = ("start", "function")
+
+    def strike(self, execution: object) -> None:
+        raise LookupError(execution)
+
+
+@inject(Crash(), at="stored", then=lambda execution: execution.retries)
+@inject(Duplicate(copies=2, delay=1.5), at="publish")
+@inject(BrokerDown(30), when=lambda execution: execution.queue == "celery")
+@inject(Mine(), required=False)
 @inject(OSError, times=3)
 @inject(Sleep(beyond="time_limit"), task="shop.tasks.resize", required=False)
 @inject(ValueError("no"), task=["shop.*"], times=None, at="return")
@@ -33,6 +50,11 @@ def test_marked(celery_faults: Harness, retry_recorder: RetryRecorder, celery_dl
     celery_faults.worker.advance(timedelta(hours=1))
     event: Event | None = celery_faults.worker.step()
     assert event is None or event.kind == "received"
+    sites: list[Site] = celery_faults.timeline.sites
+    assert [f"{site.task} {site.point} {site.retry} {site.delivery}" for site in sites] != [str(site) for site in sites]
+    celery_faults.assert_nothing_lost()
+    with celery_faults.broker.down():
+        celery_faults.inject(Drop(), at="receive")
     celery_faults.worker.crash()
     celery_faults.worker.start()
     celery_faults.worker.stop(warm=False)
