@@ -62,6 +62,9 @@ def killed(task: str, *lines: str, what: str = "what the task does in between ha
 IN_BODY = Difference(
     "The stored traceback has a frame of the plugin before the task's body.", frames=("injection.run",)
 )
+IN_STORE = Difference(
+    "The stored traceback has a frame of the plugin around the storing of the result.", frames=("backend.store_result",)
+)
 IN_RETRY = Difference(
     "The stored traceback has a frame of the plugin before the task's body, and two before `Task.retry`.",
     frames=("injection.run", "harness.retry", "harness._retry"),

@@ -200,7 +200,9 @@ class History:
         if meta.get("traceback"):
             frames = re.findall(r'File "(.*?)", line \d+, in (\w+)\n', meta["traceback"])
             own = tuple(f"{Path(file).stem}.{function}" for file, function in frames if _PLUGIN in file)
-            foreign = [function for file, function in frames if _PLUGIN not in file]
+            # What kills a child of the real side around here stands in its tracebacks.
+            ours = (_PLUGIN, "store_result_or_die")
+            foreign = [name for file, name in frames if not any(part in f"{file} {name}" for part in ours)]
             if own:
                 self.own_frames.append(own)
             real_frames = self._apart.real_frames

@@ -17,7 +17,7 @@ from typing import Any
 import scenario_app as tasks
 from celery import __version__ as celery_version
 from celery import chain, chord, group
-from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_RETRY, IN_SLEEP, LEFT, Difference, Shows, killed, says
+from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_RETRY, IN_SLEEP, IN_STORE, LEFT, Difference, Shows, killed, says
 from scenario_app import app
 
 # Where the versions that are supported differ.
@@ -115,7 +115,7 @@ def exception_that_cannot_be_pickled(driver: Any) -> None:
     driver.get(tasks.raise_locked.delay())
 
 
-@scenario()
+@scenario(expected=IN_STORE)
 def result_that_cannot_be_stored(driver: Any) -> None:
     driver.get(tasks.return_object.delay())
 

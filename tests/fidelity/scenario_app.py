@@ -612,7 +612,7 @@ def kill_around_store() -> None:
     """In a real child: die before or after the final state is stored."""
     original = RedisBackend.store_result
 
-    def store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+    def store_result_or_die(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         final = state in READY_STATES and current_task and current_task.request.id == task_id
         if final and dies_at("store"):
             die()
@@ -621,7 +621,7 @@ def kill_around_store() -> None:
             die()
         return stored
 
-    RedisBackend.store_result = store_result
+    RedisBackend.store_result = store_result_or_die
 
 
 @app.task
