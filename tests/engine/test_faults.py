@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
+import celery
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import Ignore, Reject, TaskRevokedError
@@ -27,8 +28,14 @@ from pytest_celery_faults import (
 )
 from pytest_celery_faults.faults import FUNCTION, POINTS
 
-# Celery warns of an error in its own tracer.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
+pytestmark = [
+    # Celery warns of an error in its own tracer.
+    pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning"),
+    # Celery 5.6 reconnects in a way that redis-py does not like any more.
+    pytest.mark.filterwarnings("ignore:Call to 'get_connection' function:DeprecationWarning"),
+]
+# From 5.7 on Celery leaves a stored success alone when the process is lost; before, it reported a failure.
+KEEPS_A_SUCCESS = tuple(map(int, celery.__version__.split(".")[:2])) >= (5, 7)
 
 
 def helper():
@@ -212,16 +219,20 @@ def test_what_becomes_of_a_task_whose_process_dies(celery_faults, worker, app, l
     celery_faults.inject(Crash(), at=at)
     result = task.delay()
     worker.drain()
-    again = late and reject and at != "stored"
+    left_alone = at == "stored" and KEEPS_A_SUCCESS
+    again = late and reject and not left_alone
     assert len(log) == (at != "start") + again
     if again:
         assert "redelivered" in kinds(celery_faults)
-    if again or at == "stored":
+    if again or left_alone:
         assert result.get() == "done"
         assert list(celery_dlq) == []
     else:
-        with pytest.raises(Exception, match="Worker exited prematurely: signal 9"):
-            result.get()
+        if at == "stored":
+            assert result.get() == "done", "a success that is stored is not overwritten"
+        else:
+            with pytest.raises(Exception, match="Worker exited prematurely: signal 9"):
+                result.get()
         assert celery_dlq.reasons == {"worker_lost": 1}
         assert celery_dlq[0].route == "harness", "Celery acknowledges it"
     assert celery_faults.broker.unacked == []
@@ -250,6 +261,7 @@ def test_a_crash_after_the_links_were_published(celery_faults, worker, work, add
     assert len(celery_faults.sent.of(linked)) == 1
 
 
+@pytest.mark.skipif(not KEEPS_A_SUCCESS, reason="this Celery makes a failure of it, and the chord hears of that")
 def test_a_crash_before_the_count_of_a_chord(celery_faults, worker, app, add):
     """The state of the member is stored, and the chord does not hear of it: its body never runs."""
 

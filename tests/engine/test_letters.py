@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 
+import celery
 import pytest
 from celery import group
 from celery.exceptions import Reject
@@ -65,7 +66,14 @@ CALL = "[[1, 2], {}, {}]"
         ("{", ADD, ("shop.add", "an-id"), "harness", "DecodeError"),
         ('{"x": 1}', {}, (None, None), "broker", "None"),
         ("3", {}, (None, None), "broker", "None"),
-        (CALL, {**ADD, "eta": "9999-12-31T23:59:59-12:00"}, ("shop.add", "an-id"), "broker", "None"),
+        pytest.param(
+            CALL,
+            {**ADD, "eta": "9999-12-31T23:59:59-12:00"},
+            ("shop.add", "an-id"),
+            "broker",
+            "None",
+            marks=pytest.mark.skipif(celery.__version__ < "5.7", reason="this Celery works it at once"),
+        ),
         (CALL, {**ADD, "eta": "tomorrow"}, ("shop.add", "an-id"), "broker", "InvalidTaskError"),
         (
             CALL,
