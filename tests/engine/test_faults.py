@@ -598,6 +598,41 @@ def test_a_fault_while_recovering_from_another(celery_faults, worker, app, log):
     assert celery_faults.clock.elapsed == 60
 
 
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("end", ["crash", "warm", "cold"])
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+def test_a_restart_with_messages_everywhere(build, bare_app, broker, end, late):
+    """Running, prefetched, held for an ETA, still in the queue: what ran is lost, if it had been acknowledged."""
+
+    @bare_app.task(name="shop.slow", acks_late=late)
+    def slow(seconds):
+        time.sleep(seconds)
+        return seconds
+
+    harness = build(broker=broker, conf={"worker_prefetch_multiplier": 2})
+    worker = harness.worker
+    running = slow.delay(10)
+    prefetched = slow.delay(1)
+    held = slow.apply_async((2,), countdown=60)
+    worker.advance(5)
+    queued = slow.delay(3)
+    harness.assert_nothing_lost()
+    worker.crash() if end == "crash" else worker.stop(warm=end == "warm")
+    worker.start()
+    worker.drain()
+    assert [result.get(timeout=0) for result in (prefetched, held, queued)] == [1, 2, 3]
+    if end != "warm" and not late:
+        # A cold shutdown says in the result backend that it will be retried, which nobody does.
+        assert running.state == ("PENDING" if end == "crash" else "RETRY")
+        with pytest.raises(
+            MessagesLostError, match=r"shop\.slow#1, sent to 'celery' at 0 s: its worker was gone at 5 s"
+        ):
+            harness.assert_nothing_lost()
+    else:
+        harness.assert_nothing_lost()
+        assert running.get(timeout=0) == 10
+
+
 # -- nothing lost
 
 

@@ -12,6 +12,10 @@ from ..timeline import REVOKED
 __tracebackhide__ = hide_ours
 
 
+#: The states in which Celery is done with an execution; in others it was torn from it.
+ENDS = ("SUCCESS", "FAILURE", "RETRY", "IGNORED", "REJECTED", "REVOKED")
+
+
 def assert_nothing_lost(recorder: Recorder, broker: Broker) -> None:
     """Raise when a message that was sent ended in no result, no retry, no letter and no queue.
 
@@ -55,7 +59,7 @@ def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) ->
     last = attempts[-1]
     if last.ended is None:
         return ""  # it runs
-    if last.state == "STARTED":
+    if last.state not in ENDS:
         return "" if message.task_id in recorder.stored else f"its worker was gone at {last.ended:g} s, while it ran"
     task = recorder.tasks().get(message.task)
     ignored = task is None or task.ignore_result
