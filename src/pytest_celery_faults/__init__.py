@@ -34,10 +34,11 @@ from .faults import (
 from .marks import inject
 
 if TYPE_CHECKING:
-    from .broker import Broker, Message
+    from .broker import Broker
     from .clock import Clock
     from .harness import Harness
     from .injection import Execution, Injection
+    from .messages import Message
     from .recorder import Attempt, SentMessage
     from .timeline import Event, Site, Timeline
     from .views.letters import DeadLetterQueue, Letter
@@ -101,7 +102,7 @@ _HOMES = {
     "Harness": "harness",
     "Injection": "injection",
     "Letter": "views.letters",
-    "Message": "broker",
+    "Message": "messages",
     "RetryHistory": "views.retries",
     "RetryPolicy": "views.policy",
     "RetryRecorder": "views.retries",

@@ -20,7 +20,6 @@ from typing import Any
 
 from celery._state import get_current_task
 
-from .broker import decode_arguments, headers_of, identity_of
 from .effects import Effects
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .faults import (
@@ -34,6 +33,7 @@ from .faults import (
     as_fault,
     check_point,
 )
+from .messages import decode_arguments, headers_of, identity_of
 from .recorder import Recorder
 from .simulation import TASK_RANK, Fiber, Simulation
 from .targets import Target, find_target

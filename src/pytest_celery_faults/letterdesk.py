@@ -10,8 +10,8 @@ from celery.worker import state
 from kombu.serialization import dumps, registry
 from kombu.transport.virtual import Channel
 
-from .broker import headers_of
 from .errors import FaultValueError, QuarantinedError, hide_ours
+from .messages import headers_of
 from .recorder import Recorder
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from celery.exceptions import Reject, Retry
 from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
-from .broker import decode_arguments, headers_of, identity_of
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest, safe_repr
+from .messages import decode_arguments, headers_of, identity_of
 from .simulation import Simulation
 from .timeline import Site, Timeline
 

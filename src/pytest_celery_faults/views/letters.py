@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ..broker import decode_arguments, decoded_body, headers_of, identity_of
 from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
+from ..messages import decode_arguments, decoded_body, headers_of, identity_of
 from ..recorder import DeadLetter, Recorder
 
 if TYPE_CHECKING:
