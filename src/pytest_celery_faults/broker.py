@@ -23,7 +23,7 @@ import copy
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -45,8 +45,8 @@ REDIS, RABBITMQ = "redis", "rabbitmq"
 
 # When RabbitMQ took a message in, in microseconds of the clock: from then on its time to live counts.
 _SENT_AT = "x-taken-in-at"
-# What an injected fault made of a message: it is not struck by that fault again.
-_STRUCK = "x-struck"
+# The numbers of the injections that made a message what it is: they do not strike it again.
+_STRUCK_BY = "x-struck-by"
 
 
 class Observer(Protocol):
@@ -61,9 +61,14 @@ class Observer(Protocol):
 
 
 class Striker(Protocol):
-    """Asked at each point that a task message comes to; returns the fault that strikes it there, if one does."""
+    """Asked at each point that a task message comes to; returns the fault that strikes it there, if one does.
 
-    def strike_message(self, point: str, queue: str, payload: Mapping[str, Any]) -> Fault | None: ...
+    ``but`` are the numbers of injections that do not. With the fault comes the number of its injection.
+    """
+
+    def strike_message(
+        self, point: str, queue: str, payload: Mapping[str, Any], but: Sequence[int]
+    ) -> tuple[Fault, int] | None: ...
 
 
 class Broker:
@@ -162,14 +167,19 @@ class Broker:
 
     def _struck(self, point: str, queue: str, payload: dict[str, Any]) -> Fault | None:
         """The fault that strikes a message at a point."""
-        if self._striker is None or identity_of(payload)[0] is None or payload.get(_STRUCK):
+        if self._striker is None or identity_of(payload)[0] is None:
             return None
-        return self._striker.strike_message(point, queue, payload)
+        struck = self._striker.strike_message(point, queue, payload, payload.get(_STRUCK_BY, ()))
+        if struck is None:
+            return None
+        fault, number = struck
+        if isinstance(fault, (Delay, Duplicate)):
+            payload[_STRUCK_BY] = [*payload.get(_STRUCK_BY, ()), number]
+        return fault
 
     def _put_later(self, queue: str, payload: Mapping[str, Any], seconds: float, redelivered: bool = False) -> None:
         """A message comes into its queue so many seconds from now, whoever is connected then."""
         message = copy.deepcopy(dict(payload))
-        message[_STRUCK] = True
         properties = message["properties"]
         properties["delivery_tag"] = f"{properties['delivery_tag']}-{next(self._copies)}"
         if redelivered:

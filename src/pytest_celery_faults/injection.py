@@ -9,6 +9,7 @@ said by `effects`, and for messages by the broker, which is given the fault that
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,6 +188,8 @@ class Injection(AbstractContextManager["Injection"]):
 
     def __init__(self, what: Plan, injector: Injector) -> None:
         self.plan = what
+        #: Its place among the injections of the test.
+        self.number = next(injector.numbers)
         self._injector = injector
         self._active = True
         self._in_block = False
@@ -297,6 +300,7 @@ class Injector:
         effects: Effects,
     ) -> None:
         self.injections: list[Injection] = []
+        self.numbers = itertools.count()
         self._recorder = recorder
         self._simulation = simulation
         self._default_limits = limits
@@ -389,10 +393,10 @@ class Injector:
             },
         )
 
-    def strike(self, point: str | Target, execution: Execution) -> Fault | None:
-        """Let the first injection that matches at this point fire; returns its fault."""
+    def strike(self, point: str | Target, execution: Execution, but: Sequence[int] = ()) -> Injection | None:
+        """Let the first injection that matches at this point fire, those of the numbers ``but`` excepted."""
         self._recorder.passed(str(point), execution.name, execution.task_id, execution.retries)
-        injections = list(self.injections)
+        injections = [injection for injection in self.injections if injection.number not in but]
         for position, injection in enumerate(injections):
             try:
                 fires = injection.matches(execution, point) and injection.is_its_turn()
@@ -402,10 +406,13 @@ class Injector:
             if fires:
                 for other in injections[position + 1 :]:
                     other.shadowed += other.plan.at == point and other.concerns(execution.name)
-                return self._fire(injection, execution)
+                self._fire(injection, execution)
+                return injection
         return None
 
-    def strike_message(self, point: str, queue: str, payload: Mapping[str, Any]) -> Fault | None:
+    def strike_message(
+        self, point: str, queue: str, payload: Mapping[str, Any], but: Sequence[int]
+    ) -> tuple[Fault, int] | None:
         """A task message comes to one of the points ``publish``, ``receive`` and ``ack``."""
         headers = headers_of(payload)
         name, task_id = identity_of(payload)
@@ -417,20 +424,19 @@ class Injector:
             return None
         args, kwargs = decode_arguments(payload)
         info = (payload.get("properties") or {}).get("delivery_info") or {}
-        return self.strike(
-            point,
-            Execution(
-                name=name,
-                task=self._recorder.tasks().get(name),
-                task_id=task_id,
-                args=args,
-                kwargs=kwargs,
-                retries=retries,
-                queue=queue or info.get("routing_key") or "",
-                redelivered=bool(info.get("redelivered")),
-                headers=headers,
-            ),
+        execution = Execution(
+            name=name,
+            task=self._recorder.tasks().get(name),
+            task_id=task_id,
+            args=args,
+            kwargs=kwargs,
+            retries=retries,
+            queue=queue or info.get("routing_key") or "",
+            redelivered=bool(info.get("redelivered")),
+            headers=headers,
         )
+        fired = self.strike(point, execution, but)
+        return None if fired is None else (fired.plan.fault, fired.number)
 
     def strike_at_store(self, point: str, task_id: str) -> None:
         """The final state of a task is about to be stored, or was, by the process that ran it."""
@@ -460,7 +466,7 @@ class Injector:
             except Exception as error:
                 self._simulation.abort(error)
 
-    def _fire(self, injection: Injection, execution: Execution) -> Fault:
+    def _fire(self, injection: Injection, execution: Execution) -> None:
         fault = injection.plan.fault
         injection.fired += 1
         self._recorder.fault_fired(fault.kind, execution.name, execution.task_id, repr(fault))
@@ -479,7 +485,6 @@ class Injector:
         self._effects.strike(fault, execution)
         self._then(injection, execution)
         self._effects.after(fault, execution)
-        return fault
 
     def unfired(self) -> list[Injection]:
         """The required injections that never fired, those of blocks excepted: they were judged there."""

@@ -400,6 +400,21 @@ def test_a_delayed_message_survives_its_worker(celery_faults, worker, add):
     assert celery_faults.clock.elapsed == 30
 
 
+def test_what_one_fault_made_of_a_message_another_can_strike(celery_faults, worker, add, retry_recorder):
+    celery_faults.inject(Duplicate(delay=10), times=None)
+    celery_faults.inject(Delay(5), times=None, when=lambda execution: execution.redelivered)
+    celery_faults.inject(Drop(), at="receive", skip=1)
+    result = add.delay(1, 2)
+    worker.drain()
+    # The copy is delayed, and comes again at 15 s, when the third fault lets it through.
+    assert [attempt.started for attempt in retry_recorder.of(result).attempts] == [0, 15]
+    add.delay(3, 4)
+    worker.drain()
+    assert [event.detail for event in celery_faults.timeline.where("fault fired")] == [
+        "Duplicate(copies=1, delay=10)", "Delay(5)", "Duplicate(copies=1, delay=10)", "Delay(5)", "Drop()"
+    ]  # fmt: skip
+
+
 # -- outages
 
 
