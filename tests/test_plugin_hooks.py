@@ -96,3 +96,42 @@ def test_a_fault_that_nobody_knows_is_wrong_all_the_same(shop):
     result = shop.armed()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["@pytest.mark.inject: inject() takes an exception class*not 'qota 0'"])
+
+
+@pytest.mark.parametrize("hook", ["before_fault(fault, execution)", "after_fault(fault, execution)"])
+@pytest.mark.parametrize("fault", ["Crash()", "Delay(5)", "Drop()", "KeyError('k')"])
+def test_a_hook_that_raises_fails_the_test(shop, hook, fault):
+    shop.pytester.makeconftest(f"def pytest_celery_faults_{hook}: raise ZeroDivisionError('in a hook')\n")
+    shop.test(
+        f"""
+import pytest
+from pytest_celery_faults import Crash, Delay, Drop
+from shop import add
+
+@pytest.mark.inject({fault})
+def test_it(celery_faults):
+    add.delay(1, 2)
+    celery_faults.worker.drain()
+"""
+    )
+    result = shop.armed()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *ZeroDivisionError: in a hook"])
+
+
+def test_a_reason_that_raises_fails_the_test(shop):
+    shop.pytester.makeconftest(
+        "def pytest_celery_faults_letter_reason(task, exception, reason): raise ZeroDivisionError('in a hook')\n"
+    )
+    shop.test(
+        """
+from shop import boom
+
+def test_it(celery_faults):
+    boom.delay()
+    celery_faults.worker.drain()
+"""
+    )
+    result = shop.armed()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *ZeroDivisionError: in a hook"])

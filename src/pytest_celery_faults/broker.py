@@ -104,7 +104,7 @@ class Broker:
         self._came_back: Counter[str] = Counter()
         self._copies = itertools.count(1)
         #: The messages that an injected fault keeps from their queue: task ids, and numbers of retries.
-        self.held_back: set[tuple[str, int]] = set()
+        self.held_back: Counter[tuple[str, int]] = Counter()
         #: ``"redis"`` or ``"rabbitmq"``.
         self.manners = manners
 
@@ -153,10 +153,19 @@ class Broker:
 
     def go_down(self, seconds: float | None) -> None:
         """The broker is unreachable for so many seconds, or until it is brought up."""
+        if self._on_connection is not None and not self._server.is_down("broker"):
+            self._on_connection()
+        # Those without a channel come back when they connect again.
+        self._transports = [transport for transport in self._transports if transport.channels]
         if self.manners == RABBITMQ:
             for transport in self._transports:
                 transport.return_unacked()
         self._server.take_down("broker", seconds)
+
+    def settled(self, tag: str) -> None:
+        """A message is not unacked any more; also one whose consumer is gone, but not the process that had it."""
+        self._held.pop(tag, None)
+        self._orphans.pop(tag, None)
 
     def abandon(self, tags: Iterable[str]) -> None:
         """The consumer of these messages is gone."""
@@ -177,8 +186,15 @@ class Broker:
             payload[_STRUCK_BY] = [*payload.get(_STRUCK_BY, ()), number]
         return fault
 
-    def _put_later(self, queue: str, payload: Mapping[str, Any], seconds: float, redelivered: bool = False) -> None:
-        """A message comes into its queue so many seconds from now, whoever is connected then."""
+    def _put_later(
+        self,
+        queue: str,
+        payload: Mapping[str, Any],
+        seconds: float,
+        redelivered: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        """A message comes into its queue so many seconds from now, whoever is connected then; last, or in its place."""
         message = copy.deepcopy(dict(payload))
         properties = message["properties"]
         properties["delivery_tag"] = f"{properties['delivery_tag']}-{next(self._copies)}"
@@ -190,15 +206,16 @@ class Broker:
             channel = self._channel
             assert channel is not None
             step = channel._get_message_priority(message, reverse=False)
-            self.client.lpush(channel._q_for_pri(queue, step), json.dumps(message))
+            push = self.client.rpush if in_place else self.client.lpush
+            push(channel._q_for_pri(queue, step), json.dumps(message))
 
         if seconds:
             headers = headers_of(payload)
             identity = (headers["id"], headers.get("retries") or 0)
-            self.held_back.add(identity)
+            self.held_back[identity] += 1
 
             def let_go() -> None:
-                self.held_back.discard(identity)
+                self.held_back[identity] -= 1
                 put()
 
             self._server.simulation.later("the broker to let a message go", seconds, let_go)
@@ -255,6 +272,15 @@ class QoS(kombu_redis.QoS):
 
     channel: Channel
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: What the broker took back when the connection broke: an ack of it comes from a channel that is closed.
+        self.returned: set[str] = set()
+
+    def _refuse_returned(self, delivery_tag: str) -> None:
+        if delivery_tag in self.returned:
+            raise redis.ConnectionError("the channel of this delivery is closed")
+
     def append(self, message: Any, delivery_tag: str) -> None:
         super().append(message, delivery_tag)
         broker = self.channel.broker
@@ -263,19 +289,21 @@ class QoS(kombu_redis.QoS):
         self.channel.observer.delivered(queue, message._raw)
 
     def ack(self, delivery_tag: str) -> None:
+        self._refuse_returned(delivery_tag)
         message = self._delivered.get(delivery_tag)
         if message is not None:
             self.channel.broker._struck("ack", "", message._raw)
         super().ack(delivery_tag)
-        self.channel.broker._held.pop(delivery_tag, None)
+        self.channel.broker.settled(delivery_tag)
         if message is not None:
             self.channel.observer.acked(message._raw)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self._refuse_returned(delivery_tag)
         message = self._delivered.get(delivery_tag)
         too_often = requeue and self.channel.broker._came_back_too_often(delivery_tag)
         super().reject(delivery_tag, requeue=requeue and not too_often)
-        self.channel.broker._held.pop(delivery_tag, None)
+        self.channel.broker.settled(delivery_tag)
         if message is not None:
             self.channel.observer.rejected(message._raw, requeue)
             if too_often:
@@ -284,8 +312,7 @@ class QoS(kombu_redis.QoS):
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         super().restore_by_tag(tag, client=client, leftmost=leftmost)
-        for held in (self.channel.broker._held, self.channel.broker._orphans):
-            held.pop(bytes_to_str(tag), None)
+        self.channel.broker.settled(bytes_to_str(tag))
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """kombu's sweep, without asking the server when it would find nothing: it costs a lock and a Lua script."""
@@ -327,7 +354,7 @@ class Channel(kombu_redis.Channel):
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         super()._restore(message, leftmost)
-        self.broker._held.pop(message.delivery_tag, None)
+        self.broker.settled(message.delivery_tag)
 
     def _disconnected(self, connection: Any) -> None:
         if self._registered:
@@ -445,7 +472,14 @@ class Transport(kombu_redis.Transport):
     def establish_connection(self) -> Any:
         if self.broker._on_connection is not None:
             self.broker._on_connection()
+        if self not in self.broker._transports:
+            self.broker._transports.append(self)
         return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        super().close_connection(connection)
+        if self in self.broker._transports:
+            self.broker._transports.remove(self)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         super().register_with_event_loop(connection, loop)
@@ -491,7 +525,7 @@ class Transport(kombu_redis.Transport):
             return
         if isinstance(fault, BrokerDown) and broker.manners == RABBITMQ:
             # It was not acknowledged, so it is still there when the connection is gone.
-            broker._put_later(queue, message, 0, redelivered=True)
+            broker._put_later(queue, message, 0, redelivered=True, in_place=True)
             raise redis.ConnectionError("Connection closed by server.")
         super()._deliver(message, queue)
         if isinstance(fault, Duplicate):
@@ -511,7 +545,9 @@ class Transport(kombu_redis.Transport):
             if channel._qos is not None:
                 channel._qos._flush()
                 for tag in reversed(list(channel._qos._delivered)):
-                    channel._qos.restore_by_tag(tag)
+                    channel._qos.restore_by_tag(tag, client=self.broker.client)
+                channel._qos.returned.update(channel._qos._delivered)
+                channel._qos._delivered.clear()
 
     def close_for_good(self) -> None:
         """Let go of everything without a word to the broker, as when the process is gone."""

@@ -39,12 +39,24 @@ class Effects:
     def before(self, fault: Fault, execution: Execution) -> None:
         """Tell other plugins that a fault is about to strike."""
         if self._hook is not None:
-            self._hook.pytest_celery_faults_before_fault(fault=fault, execution=execution)
+            self._told(self._hook.pytest_celery_faults_before_fault, fault, execution)
 
     def after(self, fault: Fault, execution: Execution) -> None:
         """Tell other plugins that a fault has struck; for an exception or a crash: is about to leave the task."""
         if self._hook is not None:
-            self._hook.pytest_celery_faults_after_fault(fault=fault, execution=execution)
+            self._told(self._hook.pytest_celery_faults_after_fault, fault, execution)
+
+    def _told(self, hook: Callable[..., Any], fault: Fault, execution: Execution) -> None:
+        try:
+            hook(fault=fault, execution=execution)
+        except Exception as error:  # the hook is wrong, not the task
+            self.fail_test(error)
+
+    def fail_test(self, error: Exception) -> None:
+        """Raise in the test what is wrong with it, wherever that was noticed."""
+        if self._simulation.current is self._simulation.test:
+            raise error
+        self._simulation.abort(error)
 
     def strike(self, fault: Fault, execution: Execution) -> None:
         """Do what a fault does where the code runs that it strikes; messages are the broker's business."""
@@ -58,8 +70,13 @@ class Effects:
             self._server.take_down("backend", fault.seconds)
         elif isinstance(fault, Revoke):
             self._revoke(execution.task_id, fault.terminate)
-        else:
+        elif self._simulation.current.rank == TASK_RANK and not execution.is_message:
             fault.strike(execution)
+        else:  # in the middle of kombu, which would take it for an error of the connection, or of its own
+            try:
+                fault.strike(execution)
+            except Exception as error:
+                self.fail_test(error)
 
     def crash(self) -> None:
         """The pool process that runs is killed."""
@@ -68,17 +85,21 @@ class Effects:
         self._simulation.end()
 
     def _revoke(self, task_id: str, terminate: bool) -> None:
+        """What the control command does in the worker, as if its message had just come."""
         consumer = self._consumer()
+        if consumer is None:  # nobody hears it
+            return
+        worker_state = AttributeDict(app=self._app, hostname=consumer.hostname, consumer=consumer)
         if self._simulation.current.rank != TASK_RANK:
-            # In the worker's own process: as if the control message had come just before the task.
-            worker_state = AttributeDict(app=self._app, hostname=consumer.hostname, consumer=consumer)
             control.revoke(worker_state, task_id, terminate=terminate)
             return
-        self._app.control.revoke(task_id, terminate=terminate)
-        if self._app.conf.worker_enable_remote_control:
-            self._simulation.wait(
-                "the worker to take notice of the revoke", ready=lambda: task_id in state.revoked and not terminate
-            )
+        consumer.call_soon(control.revoke, worker_state, task_id, terminate=terminate)
+        # At this very instant, unless the worker does not hear it, since it has lost its broker.
+        self._simulation.wait(
+            "the worker to take notice of the revoke",
+            ready=lambda: task_id in state.revoked and not terminate,
+            until=self._simulation.clock.now_us + 1,
+        )
 
 
 def _length(fault: Sleep, execution: Execution) -> float:

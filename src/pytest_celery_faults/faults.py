@@ -212,6 +212,10 @@ KINDS = (Sleep, Crash, Duplicate, Drop, Delay, BrokerDown, BackendDown, Revoke)
 def as_fault(value: object, hook: Any = None) -> Fault:
     """What a test wrote as a fault, or an error that says what can be."""
     if isinstance(value, Fault):
+        points: object = type(value).points
+        if not isinstance(points, tuple) or not points or not set(points) <= {*POINTS, FUNCTION}:
+            choices = ", ".join([*POINTS, FUNCTION])
+            raise FaultTypeError(f"{type(value).__name__}.points is {points!r}: a tuple with some of {choices}")
         return value
     if hook is not None:
         other = hook.pytest_celery_faults_as_fault(value=value)

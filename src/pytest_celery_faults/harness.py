@@ -257,6 +257,7 @@ class Harness:
 
     def verify(self) -> None:
         """Raise when a required fault never fired."""
+        self.simulation.raise_escaped()
         unfired = self.injector.unfired()
         if unfired:
             raise FaultNeverFiredError(self.injector.why_not_fired(unfired))
@@ -346,7 +347,8 @@ class Harness:
     def _cut_connections(self, transports: list[Transport]) -> None:
         for transport in transports:
             transport.close_for_good()
-            self.broker._transports.remove(transport)
+            if transport in self.broker._transports:
+                self.broker._transports.remove(transport)
 
     def forget_worker_state(self) -> None:
         """What Celery keeps in module globals for the worker of a process: the next worker is another process."""

@@ -61,6 +61,8 @@ class Execution:
     queue: str
     redelivered: bool
     headers: Mapping[str, Any] = field(repr=False)
+    #: Whether it stands for a message: at ``publish``, ``receive`` and ``ack``.
+    is_message: bool = field(default=False, repr=False)
     time_limits: Mapping[str, float | None] = field(repr=False, default_factory=lambda: dict.fromkeys(LIMITS))
 
 
@@ -146,6 +148,8 @@ def _callable(name: str, value: Any) -> Any:
 
 
 def _point(value: object, fault: Fault) -> str | Target:
+    if value is None and fault.points[0] == FUNCTION:
+        raise FaultValueError(f"{fault!r} strikes at a function: name it, such as at='shop.client.fetch'")
     if value is None:
         return fault.points[0]
     if isinstance(value, str):
@@ -401,7 +405,7 @@ class Injector:
             try:
                 fires = injection.matches(execution, point) and injection.is_its_turn()
             except Exception as error:  # the test's own `when` is wrong, not the task
-                self._simulation.abort(error)
+                self._effects.fail_test(error)
                 return None
             if fires:
                 for other in injections[position + 1 :]:
@@ -434,6 +438,7 @@ class Injector:
             queue=queue or info.get("routing_key") or "",
             redelivered=bool(info.get("redelivered")),
             headers=headers,
+            is_message=True,
         )
         fired = self.strike(point, execution, but)
         return None if fired is None else (fired.plan.fault, fired.number)
@@ -464,7 +469,7 @@ class Injector:
             try:
                 injection.plan.then(execution)
             except Exception as error:
-                self._simulation.abort(error)
+                self._effects.fail_test(error)
 
     def _fire(self, injection: Injection, execution: Execution) -> None:
         fault = injection.plan.fault

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import inspect
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -41,25 +41,31 @@ class Server(FakeServer):
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
         self.changes = 0
         self.files: dict[int, Readable] = {}
-        # Until when each of the server's roles is unreachable, in microseconds of the clock; `None`: until told.
-        self._down: dict[str, int | None] = {}
+        # Until when each of the server's roles is unreachable, in microseconds; and how many blocks keep it so.
+        self._down_until: dict[str, int] = {}
+        self._kept_down: Counter[str] = Counter()
 
     def take_down(self, role: str, seconds: float | None) -> None:
-        """Make the server unreachable as broker or as backend: connections break, new ones are refused."""
-        now = self.simulation.clock.now_us
-        self._down[role] = None if seconds is None else now + round(seconds * 1_000_000)
+        """Make the server unreachable as broker or as backend: connections break, new ones are refused.
+
+        Without ``seconds`` until it is brought up. Of several outages the longest counts.
+        """
+        if seconds is None:
+            self._kept_down[role] += 1
+        else:
+            until = self.simulation.clock.now_us + round(seconds * 1_000_000)
+            self._down_until[role] = max(until, self._down_until.get(role, 0))
         for file in self.files.values():
             if isinstance(file, Socket) and file.role == role:
                 file.broken = True
 
     def bring_up(self, role: str) -> None:
-        self._down.pop(role, None)
+        self._kept_down[role] -= 1
 
     def is_down(self, role: str | None) -> bool:
-        if role not in self._down:
+        if role is None:
             return False
-        until = self._down[role]
-        return until is None or self.simulation.clock.now_us < until
+        return self._kept_down[role] > 0 or self.simulation.clock.now_us < self._down_until.get(role, 0)
 
     def count_change(self) -> None:
         self.changes += 1

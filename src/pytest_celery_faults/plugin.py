@@ -154,4 +154,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[Any]:
     harness = item.stash.get(HARNESS, None)
     if harness is not None:
         outcome.add_to_report(report, harness)
+        if call.when == "teardown":  # nobody needs it any more
+            del item.stash[HARNESS]
     return report

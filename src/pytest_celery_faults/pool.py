@@ -19,7 +19,6 @@ from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, Worker
 from billiard.pool import ApplyResult
 from celery import signals
 from celery.concurrency.base import BasePool
-from kombu.asynchronous import get_event_loop
 
 from . import timeline as happened
 from .errors import hide_ours
@@ -161,6 +160,7 @@ class Pool(BasePool):
                 )
 
     def register_with_event_loop(self, hub: Any) -> None:
+        self._hub = hub
         hub.add_reader(self._messages.number, self._read_messages)
 
     def _read_messages(self) -> None:
@@ -168,7 +168,8 @@ class Pool(BasePool):
             self._messages.queue.popleft()()
 
     def _set_time_limits(self, job: Any, soft: float | None, hard: float | None) -> None:
-        hub = get_event_loop()
+        # Not `get_event_loop()`: a lost connection makes the worker forget its loop for a while.
+        hub = self._hub
         if soft:
             self._timers[job._job] = hub.call_later(soft, self._on_soft_time_limit, job, soft, hard)
         elif hard:
@@ -185,7 +186,7 @@ class Pool(BasePool):
     def _on_soft_time_limit(self, job: Any, soft: float, hard: float | None) -> None:
         self._timers.pop(job._job, None)
         if hard:
-            self._timers[job._job] = get_event_loop().call_later(hard - soft, self._on_hard_time_limit, job)
+            self._timers[job._job] = self._hub.call_later(hard - soft, self._on_hard_time_limit, job)
         child = self._child_of(job)
         if job.ready() or child is None:
             return
@@ -333,7 +334,7 @@ class Pool(BasePool):
 
     def on_stop(self) -> None:
         """Warm shutdown: what runs is finished, while timers and acks go on."""
-        hub = get_event_loop()
+        hub = self._hub
         while self._cache or self._messages.queue:
             self._read_messages()
             if not self._cache:

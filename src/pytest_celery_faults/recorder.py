@@ -37,6 +37,8 @@ class Delivery:
     #: The letter that it becomes, unless the message is requeued; and whether it has become one.
     letter: tuple[Any, ...] | None = field(default=None, repr=False)
     dead: bool = False
+    #: Whether an execution of it has begun.
+    begun: bool = False
 
     @property
     def settled(self) -> bool:
@@ -61,6 +63,9 @@ class Attempt:
     planned_delay: float | None = None
     retry_refused: bool = False
     redelivered: bool = False
+    #: The delivery that it works, and the fiber that it runs on.
+    delivery: Delivery | None = field(default=None, repr=False)
+    fiber: Any = field(default=None, repr=False)
 
 
 @dataclass(eq=False)
@@ -148,8 +153,8 @@ class Recorder:
         self._max_executions = max_executions
         #: The deliveries of which the broker has not heard yet what becomes of them, by delivery tag.
         self.unsettled: dict[str, Delivery] = {}
-        #: The ids of the tasks that run.
-        self.running: set[str] = set()
+        #: The attempts that run, and the ids of their tasks.
+        self.running: dict[Attempt, str] = {}
         #: The last lists of seconds that a test was given, and the histories that they are from.
         self.told: deque[tuple[list[float], Any]] = deque(maxlen=100)
         self._deliveries: dict[str, Delivery] = {}
@@ -305,9 +310,13 @@ class Recorder:
             retries=task.request.retries or 0,
             started=self.now(),
             redelivered=bool(info.get("redelivered")),
+            delivery=next((delivery for delivery in record.deliveries if not delivery.begun), None),
+            fiber=self._simulation.current,
         )
+        if attempt.delivery is not None:
+            attempt.delivery.begun = True
         record.attempts.append(attempt)
-        self.running.add(task_id)
+        self.running[attempt] = task_id
         self.executions += 1
         self.timeline.record(happened.STARTED, task.name, task_id, attempt=attempt.number)
         if attempt.number > self._max_executions:
@@ -323,7 +332,7 @@ class Recorder:
         attempt = self._running(task_id)
         if attempt is None:
             return
-        self.running.discard(task_id)
+        self.running.pop(attempt, None)
         attempt.ended = self.now()
         attempt.state = state or "UNKNOWN"
         if isinstance(retval, Reject):
@@ -332,11 +341,11 @@ class Recorder:
     def _on_reject(self, task: Any, task_id: str, attempt: Attempt, reject: Reject) -> None:
         attempt.exception = reject
         record = self.records[task_id]
-        delivery = record.deliveries[-1] if record.deliveries else None
+        delivery = attempt.delivery
         if reject.requeue and delivery is not None and not delivery.acked:
             return
         # Not requeued, or asked to be when it had been acked before the body ran: that changes nothing.
-        self._dead_letter_of(record, "rejected", reject, _format(reject))
+        self._dead_letter_of(record, delivery, "rejected", reject, _format(reject))
 
     def _on_success(self, sender: Any, **_: Any) -> None:
         if not sender.request.is_eager:
@@ -359,7 +368,7 @@ class Recorder:
         if sender.request.is_eager:
             return
         record = self.record_of(sender.name, task_id)
-        attempt = record.attempts[-1] if record.attempts else None
+        attempt = self._running(task_id) or self._killed(record)
         number = attempt.number if attempt is not None else 0
         self.timeline.record(happened.FAILED, sender.name, task_id, attempt=number, detail=safe_repr(exception))
         if attempt is not None and attempt.exception is None:
@@ -379,7 +388,8 @@ class Recorder:
         else:
             reason = "failed"
         text = getattr(einfo, "traceback", None)
-        self._dead_letter_of(record, reason, exception, text if isinstance(text, str) else _format(exception))
+        delivery = attempt.delivery if attempt is not None else record.deliveries[-1] if record.deliveries else None
+        self._dead_letter_of(record, delivery, reason, exception, text if isinstance(text, str) else _format(exception))
         if self.stop_at_failure and not any(exception is injected for injected in self.injected):
             self._simulation.abort(exception)
 
@@ -392,7 +402,9 @@ class Recorder:
             attempts[-1].state = "REVOKED"
             attempts[-1].ended = self.now() if attempts[-1].ended is None else attempts[-1].ended
         if expired:
-            self._dead_letter_of(self.record_of(sender.name, task_id), "expired", None, None)
+            record = self.record_of(sender.name, task_id)
+            delivery = next((d for d in record.deliveries if not (d.begun or d.settled)), None)
+            self._dead_letter_of(record, delivery, "expired", None, None)
 
     def quarantined(self, message: Any, exception: Exception) -> None:
         """The worker is about to reject a message that is equal to a dead one."""
@@ -407,13 +419,13 @@ class Recorder:
         attempt = self._running(task_id)
         if attempt is not None:
             attempt.ended = self.now()
-        self.running.discard(task_id)
+            self.running.pop(attempt, None)
         self.timeline.record(happened.KILLED, task_id=task_id, detail=why)
 
     def worker_gone(self) -> None:
         """A power cut: all that runs is gone at once."""
-        for task_id in self.running:
-            self.records[task_id].attempts[-1].ended = self.now()
+        for attempt in self.running:
+            attempt.ended = self.now()
         self.running.clear()
 
     # -- told by the harness
@@ -444,8 +456,7 @@ class Recorder:
     def is_busy_with(self, queue: str) -> bool:
         """Whether the worker has messages of a queue, or runs tasks from it."""
         return any(delivery.queue == queue for delivery in self.unsettled.values()) or any(
-            self.records[task_id].deliveries and self.records[task_id].deliveries[-1].queue == queue
-            for task_id in self.running
+            attempt.delivery is not None and attempt.delivery.queue == queue for attempt in self.running
         )
 
     def queue_of(self, task_id: str) -> str | None:
@@ -495,10 +506,17 @@ class Recorder:
         return name
 
     def _running(self, task_id: str) -> Attempt | None:
-        record = self.records.get(task_id)
-        if record is None or not record.attempts or record.attempts[-1].ended is not None:
-            return None
-        return record.attempts[-1]
+        """The attempt of a task that runs; of several that on the fiber which runs, or else the last."""
+        running = [attempt for attempt, its_id in self.running.items() if its_id == task_id]
+        mine = [attempt for attempt in running if attempt.fiber is self._simulation.current]
+        return (mine or running)[-1] if running else None
+
+    def _killed(self, record: Record) -> Attempt | None:
+        """The attempt of which the worker only now says that it has failed: its process is gone."""
+        killed = [attempt for attempt in record.attempts if attempt.state == "STARTED" and attempt.ended is not None]
+        if killed:
+            return killed[0]
+        return record.attempts[-1] if record.attempts else None
 
     def _of_running(self, kind: str, task: str, task_id: str, detail: str = "") -> None:
         attempt = self._running(task_id)
@@ -511,9 +529,13 @@ class Recorder:
         return "none"
 
     def _dead_letter_of(
-        self, record: Record, reason: str, exception: BaseException | None, traceback: str | None
+        self,
+        record: Record,
+        delivery: Delivery | None,
+        reason: str,
+        exception: BaseException | None,
+        traceback: str | None,
     ) -> None:
-        delivery = record.deliveries[-1] if record.deliveries else None
         payload = delivery.payload if delivery is not None else {}
         queue = delivery.queue if delivery is not None else ""
         self._dead_letter(record.task, record.task_id, reason, payload, queue, exception, traceback, delivery)
@@ -550,7 +572,11 @@ class Recorder:
         if delivery is not None:
             delivery.dead = True
         if self._hook is not None:
-            own = self._hook.pytest_celery_faults_letter_reason(task=task, exception=exception, reason=reason)
+            try:
+                own = self._hook.pytest_celery_faults_letter_reason(task=task, exception=exception, reason=reason)
+            except Exception as error:  # a receiver of a signal may not raise
+                self._simulation.abort(error)
+                own = None
             reason = own or reason
         detail = reason if task is not None else f"{reason}, a message of {queue!r}"
         event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)

@@ -271,6 +271,12 @@ class Simulation:
         """Make the test's wait raise ``exception`` at the next switch."""
         self._escaped = exception.error if isinstance(exception, PassThrough) else exception
 
+    def raise_escaped(self) -> None:
+        """Raise what `abort` was given, if the test has not waited since."""
+        escaped, self._escaped = self._escaped, None
+        if escaped is not None:
+            raise escaped
+
     def pause_for_step(self) -> None:
         """Called where something has happened: when the test makes single steps, let it look."""
         if self._step_over is None or self.current is self.test or not self._step_over():

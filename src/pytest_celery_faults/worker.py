@@ -278,17 +278,20 @@ class WorkerControl:
         if self._fiber is not None or self._stopped:
             return
         ready: list[Any] = []
+        server = self._harness.server
 
         def on_ready(sender: Any, **_: Any) -> None:
             ready.append(sender)
+            signals.worker_ready.disconnect(on_ready)
+            self._harness.timeline.record(happened.WORKER, detail="ready")
+
+        def over() -> bool:
+            # It cannot be ready while the broker is unreachable: then it waits to try again.
+            return bool(ready) or not fiber.alive or (server.is_down("broker") and fiber in self._simulation.waiting())
 
         self._fiber = fiber = self._simulation.spawn("the worker", WORKER_RANK, self._run)
         signals.worker_ready.connect(on_ready, weak=False)
-        try:
-            self._simulation.run_now("the worker to start", lambda: bool(ready) or not fiber.alive)
-        finally:
-            signals.worker_ready.disconnect(on_ready)
-        self._harness.timeline.record(happened.WORKER, detail="ready")
+        self._simulation.run_now("the worker to start", over)
 
     def _run(self) -> None:
         # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.

@@ -791,3 +791,210 @@ def test_a_fault_that_does_not_say_what_it_does(celery_faults, worker, add):
     worker.drain()
     with pytest.raises(NotImplementedError, match="Fault does not say what it does"):
         result.get()
+
+
+# -- outages, again and in each other
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_time_limits_are_kept_through_an_outage_and_after_it(build, bare_app, broker):
+    @bare_app.task(name="shop.slow", soft_time_limit=10, time_limit=20)
+    def slow(seconds):
+        time.sleep(seconds)
+
+    harness = build(broker=broker)
+    running = slow.delay(15)
+    harness.worker.advance(5)
+    with harness.broker.down():
+        harness.worker.advance(2)
+    harness.worker.drain()
+    assert type(running.result).__name__ == "SoftTimeLimitExceeded"
+    # Not at 10 s: until 11 s the worker sleeps between two attempts to connect, and looks at no timer.
+    assert harness.retries.of(running).attempts[0].ended == 11
+    later = slow.delay(15)
+    harness.worker.drain()
+    assert type(later.result).__name__ == "SoftTimeLimitExceeded"
+
+
+def test_an_outage_before_anything_else(celery_faults, worker, add):
+    with celery_faults.broker.down(), pytest.raises(OperationalError):
+        add.delay(1, 1)
+    assert add.delay(1, 2).get() == 3
+    assert celery_faults.clock.elapsed < 10
+
+
+def test_a_worker_that_starts_in_an_outage_waits_for_its_end(celery_faults, worker, add):
+    worker.drain()
+    with celery_faults.broker.down():
+        worker.crash()
+        worker.start()
+        worker.advance(60)
+    assert add.delay(1, 2).get() == 3
+    assert [event.detail for event in celery_faults.timeline.where("worker")] == ["ready", "crash", "ready"]
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_outages_in_each_other_last_as_long_as_the_longest(build, bare_app, broker):
+    @bare_app.task(name="shop.add", acks_late=True)
+    def add(x, y):
+        return x + y
+
+    harness = build(broker=broker)
+    held = add.apply_async((1, 1), countdown=10)
+    harness.worker.advance(1)
+    with harness.broker.down():
+        with harness.broker.down():
+            pass
+        with pytest.raises(OperationalError):
+            add.delay(1, 2)
+        harness.broker.go_down(100)
+        harness.broker.go_down(1)
+    with pytest.raises(OperationalError):
+        add.delay(1, 2)
+    harness.worker.advance(200)
+    assert add.delay(1, 2).get() == 3
+    harness.worker.drain()
+    assert held.get() == 2
+
+
+def test_an_ack_from_a_broken_connection_says_nothing_of_the_redelivery(build, bare_app):
+    @bare_app.task(name="shop.slow", acks_late=True)
+    def slow():
+        time.sleep(10)
+        return "done"
+
+    harness = build(broker="rabbitmq")
+    result = slow.delay()
+    harness.worker.advance(1)
+    with harness.broker.down():
+        harness.worker.advance(1)
+    harness.worker.advance(10)  # the first attempt is over, its ack went nowhere, and the second one runs
+    assert len(harness.broker.unacked) == 1
+    harness.worker.crash()
+    harness.worker.start()
+    harness.worker.drain()
+    assert result.get() == "done"
+    assert [attempt.redelivered for attempt in harness.retries.of(result).attempts] == [False, True, True]
+    harness.assert_nothing_lost()
+
+
+def test_what_rabbitmq_had_handed_out_is_the_next_again(build, bare_app, log):
+    @bare_app.task(name="shop.task", acks_late=True)
+    def task(n):
+        log.append(n)
+
+    harness = build(broker="rabbitmq")
+    harness.worker.stop()
+    for n in range(4):
+        task.delay(n)
+    harness.inject(BrokerDown(5), at="receive")
+    harness.worker.start()
+    harness.worker.drain()
+    assert log == [0, 1, 2, 3]
+
+
+def test_connections_that_are_gone_are_forgotten(build, bare_app):
+    @bare_app.task(name="shop.task", acks_late=True)
+    def task():
+        pass
+
+    harness = build(broker="rabbitmq")
+    harness.inject(BrokerDown(1), at="ack", times=30)
+    task.delay()
+    harness.worker.drain()
+    assert harness.recorder.executions == 31
+    assert len(harness.broker._transports) < 10
+
+
+# -- two executions of one id
+
+
+def test_each_delivery_of_a_failing_task_is_a_letter(celery_faults, worker, app, celery_dlq):
+    @app.task(acks_late=True, acks_on_failure_or_timeout=False)
+    def fails():
+        raise ValueError("no")
+
+    celery_faults.inject(Duplicate())
+    fails.delay()
+    worker.drain()
+    assert [(letter.reason, letter.route) for letter in celery_dlq] == [("failed", "broker")] * 2
+
+
+@pytest.mark.celery_faults(concurrency=2)
+def test_two_executions_at_once_are_told_apart(celery_faults, worker, work, retry_recorder):
+    celery_faults.inject(Duplicate())
+    celery_faults.inject(Crash(), at="return", skip=1)
+    result = work.delay(5)
+    worker.drain()
+    attempts = retry_recorder.of(result).attempts
+    assert [(attempt.started, attempt.ended) for attempt in attempts] == [(0, 5), (0, 5)]
+    assert "SUCCESS" in {attempt.state for attempt in attempts}
+    celery_faults.assert_nothing_lost()
+
+
+def test_a_result_that_the_call_asks_to_ignore_is_not_lost(celery_faults, worker, add):
+    add.apply_async((1, 1), ignore_result=True)
+    worker.drain()
+    celery_faults.assert_nothing_lost()
+
+
+# -- what is wrong with the test itself
+
+
+@pytest.mark.parametrize("at", ["publish", "receive"])
+@pytest.mark.parametrize("argument", ["when", "then"])
+def test_an_error_of_when_and_then_is_the_tests(celery_faults, worker, add, at, argument):
+    celery_faults.inject(Drop(), at=at, required=False, **{argument: lambda execution: 1 / 0})
+
+    def send_and_drain():
+        add.delay(1, 1)
+        worker.drain()
+
+    with pytest.raises(ZeroDivisionError):
+        send_and_drain()
+
+
+def test_an_error_in_the_middle_of_kombu_is_the_tests(celery_faults, worker, add):
+    class Wrong(Fault):
+        points = ("receive",)
+
+        def strike(self, execution):
+            raise KeyError("mine")
+
+    celery_faults.inject(Wrong())
+    result = add.delay(1, 1)
+    with pytest.raises(KeyError, match="mine"):
+        worker.drain()
+    worker.drain()
+    assert result.get() == 2
+
+
+@pytest.mark.parametrize("points", [(), ("execute",), "start", ["start"]], ids=repr)
+def test_points_that_are_none(celery_faults, points):
+    wrong = type("Wrong", (Fault,), {"points": points})
+    with pytest.raises(FaultTypeError, match=r"Wrong\.points is .*: a tuple with some of publish, receive"):
+        celery_faults.inject(wrong())
+
+
+def test_a_fault_for_functions_alone_needs_one(celery_faults):
+    only = type("Only", (Fault,), {"points": (FUNCTION,)})
+    with pytest.raises(FaultValueError, match="strikes at a function: name it"):
+        celery_faults.inject(only())
+
+
+def test_revoked_by_nobody_when_no_worker_runs(celery_faults, worker, add, app):
+    celery_faults.inject(Revoke())
+    add.delay(1, 2)
+    worker.stop()
+    with app.connection_for_read() as connection:
+        message = connection.SimpleQueue("celery").get(timeout=1)
+    assert message.headers["task"] == "shop.add"
+
+
+def test_terminated_while_the_worker_has_lost_its_broker(celery_faults, worker, work):
+    celery_faults.inject(BrokerDown(60), at="ack")
+    celery_faults.inject(Revoke(terminate=True), skip=1, at="start", required=False)
+    results = [work.delay(), work.delay()]
+    worker.drain()
+    assert [result.state for result in results] != ["STARTED", "STARTED"]
+    assert celery_faults.clock.elapsed < 4000

@@ -34,7 +34,7 @@ def _lost(recorder: Recorder, broker: Broker) -> Iterator[str]:
         (message.task_id, message.headers.get("retries") or 0)
         for message in [*broker.unacked, *(m for queue in broker.queues for m in broker.messages(queue))]
     }
-    waiting |= broker.held_back
+    waiting |= set(+broker.held_back)
     lettered = {letter.task_id for letter in recorder.letters}
     revoked = {event.task_id for event in recorder.timeline.where(REVOKED)}
     for message in recorder.sent:
@@ -56,13 +56,14 @@ def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) ->
         if vanished is None and delivered:
             vanished = "the worker had acknowledged it when it was gone" if delivered[-1].acked else "the worker had it"
         return vanished or "it left its queue and never came to a worker"
-    last = attempts[-1]
-    if last.ended is None:
+    if any(attempt.ended is None for attempt in attempts):
         return ""  # it runs
+    last = next((attempt for attempt in reversed(attempts) if attempt.state in ENDS), attempts[-1])
+    assert last.ended is not None
     if last.state not in ENDS:
         return "" if message.task_id in recorder.stored else f"its worker was gone at {last.ended:g} s, while it ran"
     task = recorder.tasks().get(message.task)
-    ignored = task is None or task.ignore_result
+    ignored = task is None or task.ignore_result or message.headers.get("ignore_result")
     if last.state in ("SUCCESS", "FAILURE") and not ignored and message.task_id not in recorder.stored:
         return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
     return ""
