@@ -361,6 +361,7 @@ class Harness:
     def _dispose(self) -> None:
         self.simulation.close()
         self._cut_connections(list(self.broker._transports))
+        self.server.end_outages()
         self.server.files.clear()
         self.simulation.let_go()
         self.worker.let_go()

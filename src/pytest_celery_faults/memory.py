@@ -62,6 +62,14 @@ class Server(FakeServer):
     def bring_up(self, role: str) -> None:
         self._kept_down[role] -= 1
 
+    def end_outages(self) -> None:
+        """The test is over: a result that outlives it may still unsubscribe."""
+        self._down_until.clear()
+        self._kept_down.clear()
+        for file in self.files.values():
+            if isinstance(file, Socket):
+                file.broken = False
+
     def is_down(self, role: str | None) -> bool:
         if role is None:
             return False

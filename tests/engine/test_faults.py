@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 
@@ -904,6 +905,23 @@ def test_connections_that_are_gone_are_forgotten(build, bare_app):
     harness.worker.drain()
     assert harness.recorder.executions == 31
     assert len(harness.broker._transports) < 10
+
+
+def test_a_result_that_outlives_a_test_that_ended_in_an_outage_says_nothing(build, bare_app):
+    @bare_app.task(name="shop.add")
+    def add(x, y):
+        return x + y
+
+    harness = build()
+    waited_for, never = add.delay(1, 2), add.apply_async((1, 2), countdown=60)
+    assert waited_for.get() == 3
+    with pytest.raises(celery.exceptions.TimeoutError):
+        never.get(timeout=1)
+    harness.server.take_down("backend", 100)
+    harness.close()
+    # Each unsubscribes when it is collected; an error in there would be a warning, which is an error here.
+    del waited_for, never
+    gc.collect()
 
 
 # -- two executions of one id
