@@ -446,7 +446,7 @@ class Injector:
     def strike_at_store(self, point: str, task_id: str) -> None:
         """The final state of a task is about to be stored, or was, by the process that ran it."""
         if point == "stored":
-            self._recorder.stored.add(task_id)
+            self._recorder.stored[task_id] = len(self._recorder.timeline)
         task = get_current_task()
         if self._simulation.current.rank != TASK_RANK or task is None or task.request.is_eager:
             return

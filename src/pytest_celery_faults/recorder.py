@@ -66,6 +66,8 @@ class Attempt:
     #: The delivery that it works, and the fiber that it runs on.
     delivery: Delivery | None = field(default=None, repr=False)
     fiber: Any = field(default=None, repr=False)
+    #: Its place in the timeline.
+    index: int = field(default=0, repr=False)
 
 
 @dataclass(eq=False)
@@ -99,6 +101,8 @@ class DeadLetter:
     exception: BaseException | None
     traceback: str | None
     delivery: Delivery | None
+    #: Its place in the timeline.
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class SentMessage:
     parent: str | None
     at: float
     headers: Mapping[str, Any] = field(repr=False)
+    #: Its place in the timeline.
+    index: int = field(default=0, repr=False, compare=False)
 
 
 class Recorder:
@@ -142,8 +148,8 @@ class Recorder:
         self.executions = 0
         #: How the broker lost a message, by its task id and number of retries.
         self.vanished: dict[tuple[str, int], str] = {}
-        #: The ids of the tasks whose final state is stored.
-        self.stored: set[str] = set()
+        #: When the final state of a task id was last stored: a place in the timeline.
+        self.stored: dict[str, int] = {}
         self.injected: list[BaseException] = []
         self.stop_at_failure = False
         self._simulation = simulation
@@ -196,6 +202,7 @@ class Recorder:
                 parent=headers.get("parent_id"),
                 at=event.at,
                 headers=headers,
+                index=event.index,
             )
         )
         record = self.record_of(task, task_id)
@@ -312,6 +319,7 @@ class Recorder:
             redelivered=bool(info.get("redelivered")),
             delivery=next((delivery for delivery in record.deliveries if not delivery.begun), None),
             fiber=self._simulation.current,
+            index=len(self.timeline),
         )
         if attempt.delivery is not None:
             attempt.delivery.begun = True
@@ -580,7 +588,9 @@ class Recorder:
             reason = own or reason
         detail = reason if task is not None else f"{reason}, a message of {queue!r}"
         event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)
-        self.letters.append(DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery))
+        self.letters.append(
+            DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery, event.index)
+        )
 
 
 def _unless_task(task: str | None, delivery: Delivery) -> str:

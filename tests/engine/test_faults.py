@@ -698,6 +698,29 @@ def test_a_power_cut_loses_what_was_acknowledged(celery_faults, worker, app, wor
     assert celery_faults.retries.of(work).attempts[-1].state == "SUCCESS"
 
 
+def test_an_id_that_is_sent_again_can_be_lost_again(celery_faults, worker, add, celery_dlq):
+    worker.drain()
+    add.apply_async((1, 1), task_id="the-id").get()
+    celery_faults.assert_nothing_lost()
+    with celery_faults.inject(Drop()):
+        add.apply_async((1, 1), task_id="the-id")
+    worker.drain()
+    with pytest.raises(MessagesLostError, match="1 of 2 messages were lost"):
+        celery_faults.assert_nothing_lost()
+
+
+def test_a_letter_that_is_sent_back_can_be_lost(celery_faults, worker, add, celery_dlq):
+    with celery_faults.inject(KeyError("k")):
+        add.delay(1, 1)
+        worker.drain()
+    celery_faults.assert_nothing_lost()
+    with celery_faults.inject(Drop()):
+        celery_dlq.redrive()
+    worker.drain()
+    with pytest.raises(MessagesLostError, match="the broker lost it when it was published"):
+        celery_faults.assert_nothing_lost()
+
+
 def test_where_nothing_was_sent_nothing_is_proved(celery_faults):
     with pytest.raises(MessagesLostError, match="nothing was sent in this test"):
         celery_faults.assert_nothing_lost()

@@ -35,12 +35,18 @@ def _lost(recorder: Recorder, broker: Broker) -> Iterator[str]:
         for message in [*broker.unacked, *(m for queue in broker.queues for m in broker.messages(queue))]
     }
     waiting |= set(+broker.held_back)
-    lettered = {letter.task_id for letter in recorder.letters}
-    revoked = {event.task_id for event in recorder.timeline.where(REVOKED)}
+    # The last place in the timeline at which each task id was revoked or became a letter: an id may be sent again.
+    ended = {event.task_id: event.index for event in recorder.timeline.where(REVOKED)}
+    for letter in recorder.letters:
+        ended[letter.task_id] = max(letter.index, ended.get(letter.task_id, -1))
     for message in recorder.sent:
-        if (message.task_id, message.retries) in waiting or message.task_id in lettered | revoked:
+        if (message.task_id, message.retries) in waiting or ended.get(message.task_id, -1) > message.index:
             continue
-        attempts = [a for a in recorder.records[message.task_id].attempts if a.retries == message.retries]
+        attempts = [
+            attempt
+            for attempt in recorder.records[message.task_id].attempts
+            if attempt.retries == message.retries and attempt.index > message.index
+        ]
         where = _where(recorder, message, attempts)
         if where:
             label = recorder.timeline.label(message.task, message.task_id)
@@ -60,10 +66,11 @@ def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) ->
         return ""  # it runs
     last = next((attempt for attempt in reversed(attempts) if attempt.state in ENDS), attempts[-1])
     assert last.ended is not None
+    stored = recorder.stored.get(message.task_id, -1) > message.index
     if last.state not in ENDS:
-        return "" if message.task_id in recorder.stored else f"its worker was gone at {last.ended:g} s, while it ran"
+        return "" if stored else f"its worker was gone at {last.ended:g} s, while it ran"
     task = recorder.tasks().get(message.task)
     ignored = task is None or task.ignore_result or message.headers.get("ignore_result")
-    if last.state in ("SUCCESS", "FAILURE") and not ignored and message.task_id not in recorder.stored:
+    if last.state in ("SUCCESS", "FAILURE") and not ignored and not stored:
         return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
     return ""
