@@ -335,6 +335,8 @@ class Channel(kombu_redis.Channel):
         self.broker = connection.broker
         self.observer = connection.broker._observer
         self._publisher: Redis | None = None
+        # Of the message that is being published.
+        self._queues_reached = 0
         super().__init__(connection, **kwargs)
         self.broker._channel = self
 
@@ -382,7 +384,20 @@ class Channel(kombu_redis.Channel):
         if queue in getattr(self, "_expires", ()) and queue not in self._fanout_queues:
             self.connection.keep_bindings_alive()
 
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        self._queues_reached = 0
+        result = super().basic_publish(message, exchange, routing_key, **kwargs)
+        if not self._queues_reached and identity_of(message)[0] is not None:
+            self.observer.published("", message)
+            self.observer.lost(message, f"no queue is bound to exchange {exchange!r} for {routing_key!r}")
+        return result
+
+    def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
+        self._queues_reached += 1
+        super()._put_fanout(*args, **kwargs)
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        self._queues_reached += 1
         broker = self.broker
         # What Celery tries again while the broker is unreachable comes here again.
         fault = None if broker._server.is_down("broker") else broker._struck("publish", queue, message)

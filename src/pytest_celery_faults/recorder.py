@@ -187,7 +187,7 @@ class Recorder:
         now = self._simulation.clock.utc()
         retries = headers.get("retries") or 0
         event = self.timeline.record(
-            happened.SENT, task, task_id, detail=f"to {queue}" + (f", retry {retries}" if retries else "")
+            happened.SENT, task, task_id, detail=f"to {queue or 'no queue'}" + (f", retry {retries}" if retries else "")
         )
         self.sent.append(
             SentMessage(

@@ -721,6 +721,22 @@ def test_a_letter_that_is_sent_back_can_be_lost(celery_faults, worker, add, cele
         celery_faults.assert_nothing_lost()
 
 
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_message_that_no_queue_is_bound_for_is_lost(build, bare_app, broker):
+    """Broker and kombu drop it without a word."""
+
+    @bare_app.task(name="shop.add")
+    def add(x, y):
+        return x + y
+
+    harness = build(broker=broker)
+    add.apply_async((1, 1), exchange="nowhere", routing_key="nobody")
+    harness.worker.drain()
+    assert [(message.task, message.queue) for message in harness.sent] == [("shop.add", "")]
+    with pytest.raises(MessagesLostError, match=r"shop\.add#1.*no queue is bound to exchange 'nowhere' for 'nobody'"):
+        harness.assert_nothing_lost()
+
+
 def test_where_nothing_was_sent_nothing_is_proved(celery_faults):
     with pytest.raises(MessagesLostError, match="nothing was sent in this test"):
         celery_faults.assert_nothing_lost()

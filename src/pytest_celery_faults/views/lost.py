@@ -51,7 +51,7 @@ def _lost(recorder: Recorder, broker: Broker) -> Iterator[str]:
         if where:
             label = recorder.timeline.label(message.task, message.task_id)
             retry = f" (retry {message.retries})" if message.retries else ""
-            yield f"  {label}{retry}, sent to {message.queue!r} at {message.at:g} s: {where}"
+            yield f"  {label}{retry}, sent to {message.queue or 'no queue'!r} at {message.at:g} s: {where}"
 
 
 def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) -> str:
