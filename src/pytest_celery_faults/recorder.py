@@ -6,7 +6,7 @@ import traceback as tracebacks
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -35,7 +35,7 @@ class Delivery:
     rejected: bool = False
     requeued: bool = False
     #: The letter that it becomes, unless the message is requeued; and whether it has become one.
-    letter: tuple[Any, ...] | None = field(default=None, repr=False)
+    letter: DeadLetter | None = field(default=None, repr=False)
     dead: bool = False
     #: Whether an execution of it has begun.
     begun: bool = False
@@ -179,7 +179,7 @@ class Recorder:
     def published(self, queue: str, payload: dict[str, Any]) -> None:
         task, task_id = identity_of(payload)
         if task is None or task_id is None:  # the application put something of its own into its dead-letter queue
-            self._write_letter(None, None, "published", payload, queue, None, None, None)
+            self._dead_letter(None, None, "published", payload, queue)
             return
         headers = headers_of(payload)
         args, kwargs = decode_arguments(payload)
@@ -210,7 +210,7 @@ class Recorder:
         # The retry of a task that is worked in the dead-letter queue stays there, and is no news.
         is_retry_there = retries and record.deliveries and record.deliveries[-1].queue == queue
         if queue == self._dlq and not is_retry_there:
-            self._write_letter(task, task_id, "published", payload, queue, None, None, None)
+            self._dead_letter(task, task_id, "published", payload, queue)
 
     def delivered(self, queue: str, payload: dict[str, Any]) -> None:
         properties = payload["properties"]
@@ -258,7 +258,7 @@ class Recorder:
         self.unsettled.pop(payload["properties"]["delivery_tag"], None)
         letter, delivery.letter = delivery.letter, None
         if letter is not None and not delivery.requeued:
-            self._write_letter(*letter)
+            self._write(letter)
 
     def died_in_queue(self, queue: str, payload: dict[str, Any], reason: str) -> None:
         """RabbitMQ itself dead-letters a message."""
@@ -478,7 +478,7 @@ class Recorder:
 
     def about_to_die(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The reasons and messages of letters that are not written yet, since the broker has not heard of the end."""
-        return [(d.letter[2], d.payload) for d in self.unsettled.values() if d.letter is not None]
+        return [(d.letter.reason, d.payload) for d in self.unsettled.values() if d.letter is not None]
 
     def was_worked(self, payload: Mapping[str, Any]) -> bool:
         """Whether the worker got that very message and did away with it."""
@@ -555,42 +555,33 @@ class Recorder:
         reason: str,
         payload: Mapping[str, Any],
         queue: str,
-        exception: BaseException | None,
-        traceback: str | None,
-        delivery: Delivery | None,
+        exception: BaseException | None = None,
+        traceback: str | None = None,
+        delivery: Delivery | None = None,
     ) -> None:
         """Write a letter, once the broker has heard what becomes of the delivery: it may still be requeued."""
-        letter = (task, task_id, reason, payload, queue, exception, traceback, delivery)
+        letter = DeadLetter(task, task_id, reason, self.now(), payload, queue, exception, traceback, delivery)
         if delivery is not None and not delivery.settled:
             delivery.letter = letter
         else:
-            self._write_letter(*letter)
+            self._write(letter)
 
-    def _write_letter(
-        self,
-        task: str | None,
-        task_id: str | None,
-        reason: str,
-        payload: Mapping[str, Any],
-        queue: str,
-        exception: BaseException | None,
-        traceback: str | None,
-        delivery: Delivery | None,
-    ) -> None:
-        if delivery is not None:
-            delivery.dead = True
+    def _write(self, letter: DeadLetter) -> None:
+        task, reason = letter.task, letter.reason
+        if letter.delivery is not None:
+            letter.delivery.dead = True
         if self._hook is not None:
             try:
-                own = self._hook.pytest_celery_faults_letter_reason(task=task, exception=exception, reason=reason)
+                own = self._hook.pytest_celery_faults_letter_reason(
+                    task=task, exception=letter.exception, reason=reason
+                )
             except Exception as error:  # a receiver of a signal may not raise
                 self._simulation.abort(error)
                 own = None
             reason = own or reason
-        detail = reason if task is not None else f"{reason}, a message of {queue!r}"
-        event = self.timeline.record(happened.DEAD_LETTERED, task, task_id, detail=detail)
-        self.letters.append(
-            DeadLetter(task, task_id, reason, event.at, payload, queue, exception, traceback, delivery, event.index)
-        )
+        detail = reason if task is not None else f"{reason}, a message of {letter.queue!r}"
+        event = self.timeline.record(happened.DEAD_LETTERED, task, letter.task_id, detail=detail)
+        self.letters.append(replace(letter, reason=reason, at=event.at, index=event.index))
 
 
 def _unless_task(task: str | None, delivery: Delivery) -> str:
