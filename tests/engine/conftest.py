@@ -38,6 +38,29 @@ def app(celery_faults):
 
 
 @pytest.fixture
+def add(app):
+    @app.task(name="shop.add")
+    def add(x, y):
+        return x + y
+
+    return add
+
+
+@pytest.fixture
+def failing(app):
+    """Makes a task that fails with a TypeError for ever, with these options."""
+
+    def failing(**options):
+        @app.task(name="shop.failing", **options)
+        def failing():
+            raise TypeError("bad")
+
+        return failing
+
+    return failing
+
+
+@pytest.fixture
 def log():
     return []
 

@@ -12,15 +12,6 @@ from celery.result import GroupResult
 
 
 @pytest.fixture
-def add(app):
-    @app.task(name="shop.add")
-    def add(x, y):
-        return x + y
-
-    return add
-
-
-@pytest.fixture
 def multiply(app):
     @app.task(name="shop.multiply")
     def multiply(x, y):

@@ -44,15 +44,6 @@ def helper():
 
 
 @pytest.fixture
-def add(app):
-    @app.task(name="shop.add")
-    def add(x, y):
-        return x + y
-
-    return add
-
-
-@pytest.fixture
 def work(app, log):
     """Logs how it begins and ends; late acknowledged."""
 

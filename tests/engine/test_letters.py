@@ -16,15 +16,6 @@ from pytest_celery_faults import CeleryFaultsError, EndlessTaskError, FaultTypeE
 
 
 @pytest.fixture
-def add(app):
-    @app.task(name="shop.add")
-    def add(x, y):
-        return x + y
-
-    return add
-
-
-@pytest.fixture
 def book(app, log):
     """Fails, or logs and succeeds once the test has mended it."""
 

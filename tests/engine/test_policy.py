@@ -21,20 +21,6 @@ class Backoff(Task):
 
 
 @pytest.fixture
-def failing(app):
-    """A task that fails with a TypeError for ever, with these options."""
-
-    def failing(**options):
-        @app.task(name="shop.failing", **options)
-        def failing():
-            raise TypeError("bad")
-
-        return failing
-
-    return failing
-
-
-@pytest.fixture
 def by_hand(app):
     """A task that retries itself with these arguments, in turn, and then succeeds."""
 

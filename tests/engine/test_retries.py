@@ -14,20 +14,6 @@ from pytest_celery_faults.harness import Harness, make_options
 from pytest_celery_faults.watchdog import Watchdog
 
 
-@pytest.fixture
-def failing(app):
-    """Makes a task that fails with a TypeError for ever, with these options."""
-
-    def failing(**options):
-        @app.task(name="shop.failing", **options)
-        def failing():
-            raise TypeError("bad")
-
-        return failing
-
-    return failing
-
-
 def starts(history):
     return [attempt.started for attempt in history.attempts]
 
