@@ -40,11 +40,15 @@ if TYPE_CHECKING:
     from .injection import Execution, Injection
     from .messages import Message
     from .recorder import Attempt, SentMessage
+    from .signal_log import SentSignal
     from .timeline import Event, Site, Timeline
+    from .views.callbacks import Callback, Callbacks
     from .views.letters import DeadLetterQueue, Letter
+    from .views.outcome import Outcome
     from .views.policy import RetryPolicy
     from .views.retries import RetryHistory, RetryRecorder
     from .views.sent import Sent
+    from .views.signals import Signals
     from .worker import WorkerControl
 
 __all__ = [
@@ -54,6 +58,8 @@ __all__ = [
     "BackendDown",
     "Broker",
     "BrokerDown",
+    "Callback",
+    "Callbacks",
     "CeleryFaultsError",
     "Clock",
     "Crash",
@@ -74,6 +80,7 @@ __all__ = [
     "Letter",
     "Message",
     "MessagesLostError",
+    "Outcome",
     "PolicyNotFollowedError",
     "QuarantinedError",
     "RetryHistory",
@@ -82,6 +89,8 @@ __all__ = [
     "Revoke",
     "Sent",
     "SentMessage",
+    "SentSignal",
+    "Signals",
     "Site",
     "Sleep",
     "StalledTaskError",
@@ -95,6 +104,8 @@ __all__ = [
 _HOMES = {
     "Attempt": "recorder",
     "Broker": "broker",
+    "Callback": "views.callbacks",
+    "Callbacks": "views.callbacks",
     "Clock": "clock",
     "DeadLetterQueue": "views.letters",
     "Event": "timeline",
@@ -103,11 +114,14 @@ _HOMES = {
     "Injection": "injection",
     "Letter": "views.letters",
     "Message": "messages",
+    "Outcome": "views.outcome",
     "RetryHistory": "views.retries",
     "RetryPolicy": "views.policy",
     "RetryRecorder": "views.retries",
     "Sent": "views.sent",
     "SentMessage": "recorder",
+    "SentSignal": "signal_log",
+    "Signals": "views.signals",
     "Site": "timeline",
     "Timeline": "timeline",
     "WorkerControl": "worker",

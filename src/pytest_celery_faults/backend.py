@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,8 +16,9 @@ from celery.states import READY_STATES
 from celery.utils.collections import BufferMap
 from vine import promise
 
+from .callbacks import CallbackLog
 from .errors import hide_ours
-from .memory import Client, Server, pool_options
+from .memory import Client, Server, client, pool_options
 
 __tracebackhide__ = hide_ours
 
@@ -95,12 +97,16 @@ class Backend(celery_redis.RedisBackend):
     ResultConsumer = ResultConsumer
     #: Reads of one task's state in a row, in which nothing else happened, after which reading drives the worker.
     reads_before_driving = 50
+    callbacks: CallbackLog
     #: Called before and after the final state of a task is stored, with the name of the point and the task's id.
     strike: Callable[[str, str], None] | None = None
 
-    def __init__(self, server: Server, db: int, describe: Callable[[Any], str], app: Any) -> None:
+    def __init__(
+        self, server: Server, db: int, describe: Callable[[Any], str], callbacks: CallbackLog, app: Any
+    ) -> None:
         self.server = server
         self.db = db
+        self.callbacks = callbacks
         self.describe = describe
         self._reads = 0
         self._read_at = -1
@@ -141,6 +147,32 @@ class Backend(celery_redis.RedisBackend):
         if strike is not None:
             strike("stored", task_id)
         return stored
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        self.callbacks.sizes[group_id] = chord_size
+        super().set_chord_size(group_id, chord_size)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> Any:
+        with self.callbacks.returning_part(request):
+            return super().on_chord_part_return(request, state, result, **kwargs)
+
+    def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
+        self.callbacks.chord_failed()
+        return super().chord_error_from_stack(callback, exc)
+
+    def _call_task_errbacks(self, request: Any, exc: Any, traceback: Any) -> None:
+        with self.callbacks.calling_errbacks(request):
+            super()._call_task_errbacks(request, exc, traceback)
+
+    def stored_meta(self, task_id: str) -> dict[str, Any] | None:
+        """What is stored of a task, read from outside of the application: during an outage as well."""
+        key = self.get_key_for_task(task_id)
+        stored = self._outside.get(key)
+        return None if stored is None else self.decode_result(stored)
+
+    @cached_property
+    def _outside(self) -> Client:
+        return client(self.server, self.db)
 
     def _get_task_meta_for(self, task_id: str) -> Any:
         self._let_a_busy_loop_progress(task_id)

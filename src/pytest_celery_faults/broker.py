@@ -32,7 +32,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from redis import Redis
 
-from .errors import hide_ours
+from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
 from .faults import BrokerDown, Delay, Drop, Duplicate, Fault
 from .hub import OrderedSet, Poller
 from .memory import Client, Server, client, pool_options
@@ -94,6 +94,8 @@ class Broker:
         self._client: Client | None = None
         self._channel: Channel | None = None
         self._on_connection: Callable[[], None] | None = None
+        #: The names of the queues that the application knows, declared yet or not.
+        self._app_queues: Callable[[], Iterable[str]] = tuple
         self._transports: list[Transport] = []
         # When each message that is unacked was delivered, by delivery tag; those whose consumer is gone apart.
         self._held: dict[str, int] = {}
@@ -124,7 +126,16 @@ class Broker:
         return {queue: len(self._raw_messages(queue)) for queue in self._declared}
 
     def messages(self, queue: str) -> list[Message]:
-        """The messages in a queue, in the order in which they would be delivered."""
+        """The messages in a queue, in the order in which they would be delivered.
+
+        Raises:
+            FaultTypeError, FaultValueError: there is no such queue.
+        """
+        if not isinstance(queue, str):
+            raise FaultTypeError(f"broker.messages({queue!r}): the name of a queue")
+        known = sorted({*self._declared, *self._app_queues()})
+        if queue not in known:
+            raise FaultValueError(f"there is no queue {queue!r}{nearest(queue, known)} Queues: {', '.join(known)}")
         return [as_message(raw, queue) for raw in self._raw_messages(queue)]
 
     @property
@@ -139,7 +150,7 @@ class Broker:
         for tag in order:
             if tag in held:
                 payload, _exchange, routing_key = json.loads(held[tag])
-                found.append(as_message(payload, routing_key))
+                found.append(as_message(payload, self._queue_of.get(bytes_to_str(tag)) or routing_key))
         return found
 
     @contextmanager

@@ -28,14 +28,17 @@ from .hub import Hub, Timer
 from .injection import Injection, Injector, Plan, plan
 from .letterdesk import LetterDesk, Quarantine
 from .memory import Server
-from .pool import Pool, process_of
+from .pool import Pool, process_of, task_of
 from .recorder import Recorder
 from .simulation import Fiber, Simulation
 from .timeline import Timeline
+from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
-from .views.lost import assert_nothing_lost
+from .views.lost import Whereabouts, assert_nothing_lost
+from .views.outcome import Outcome, outcome_of
 from .views.retries import RetryRecorder
 from .views.sent import Sent
+from .views.signals import Signals
 from .watchdog import Watchdog
 from .worker import HOSTNAME, Worker, WorkerControl, consumer_class
 
@@ -180,6 +183,7 @@ class Harness:
         manners = options.broker or (RABBITMQ if scheme in ("amqp", "amqps", "pyamqp", "librabbitmq") else REDIS)
         self.broker = Broker(self.server, manners, database, self.recorder, options.dlq, options.delivery_limit)
         self.broker._on_connection = self._on_connection
+        self.broker._app_queues = lambda: filter(None, [*self._queues(), *self.app.amqp.queues, options.dlq])
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
         self._backends: dict[tuple[int, int], Backend] = {}
@@ -191,6 +195,10 @@ class Harness:
         self.retries = RetryRecorder(self.recorder)
         self.dlq = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
         self.sent = Sent(self.recorder)
+        self.signals = Signals(self.recorder)
+        self._whereabouts = Whereabouts(self.recorder, self.broker)
+        self.callbacks = Callbacks(self.recorder, self._whereabouts)
+        self.recorder.callbacks.between = self._task_between
         self._replace_names()
         self.worker = WorkerControl(self)
         stack.callback(self._dispose)
@@ -223,12 +231,20 @@ class Harness:
 
             return retry
 
+        def call(original: Any) -> Any:
+            def call(signature: Any, *args: Any, **kwargs: Any) -> Any:
+                with harness.recorder.callbacks.called(signature, args, kwargs):
+                    return original(signature, *args, **kwargs)
+
+            return call
+
         stack = self._stack
         attributes = {"server": self.server, "next_redelivery": staticmethod(self.broker.next_redelivery)}
         replaced.replace(stack, replaced.TRANSPORT, get_transport_cls)
         replaced.replace(stack, replaced.BACKEND, app_backend)
         replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
         replaced.replace(stack, replaced.RETRY, retry)
+        replaced.replace(stack, replaced.CALL, call)
         replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), attributes))
         replaced.replace(stack, replaced.JOB_COUNTER, lambda original: itertools.count())
         replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), attributes))
@@ -268,7 +284,18 @@ class Harness:
         Raises:
             MessagesLostError: which messages, and where each vanished; or nothing was sent at all.
         """
-        assert_nothing_lost(self.recorder, self.broker)
+        assert_nothing_lost(self.recorder, self._whereabouts)
+
+    def outcome(self, result: Any) -> Outcome:
+        """What has become of a result: of a task, a group, a chord, a chain, or of any nesting of them.
+
+        It tells what is so now, runs nothing, and does not change afterwards. What is still to come is ``PENDING``,
+        what nothing can bring any more is ``LOST``.
+
+        Raises:
+            FaultTypeError, FaultValueError: it is no result, or one of a task that was not sent in this test.
+        """
+        return outcome_of(result, self.recorder, self._whereabouts, self._backend_of(self.app).stored_meta)
 
     def close(self) -> None:
         """Give everything back."""
@@ -330,6 +357,11 @@ class Harness:
         if self.simulation.current is self.simulation.test and not self.simulation.closing:
             self.worker._ensure_started()
 
+    def _task_between(self) -> str | None:
+        """The id of the task whose process runs at the moment and is not in the task's body."""
+        fiber = self.simulation.current
+        return None if self.injector.is_in_body(fiber) else task_of(fiber)
+
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
         simulation = self.simulation
@@ -365,6 +397,7 @@ class Harness:
         self.server.files.clear()
         self.simulation.let_go()
         self.worker.let_go()
+        self.recorder.callbacks.let_go()
         vars(self.injector).clear()
 
     # -- connections
@@ -403,7 +436,7 @@ class Harness:
         if mine is None:
             first = next((backend for key, backend in self._backends.items() if key[0] == id(app)), None)
             if first is None:
-                mine = Backend(self.server, self._backend_database, self._describe, app)
+                mine = Backend(self.server, self._backend_database, self._describe, self.recorder.callbacks, app)
                 mine.strike = self.injector.strike_at_store
             else:
                 mine = first.for_another_process()

@@ -453,6 +453,10 @@ class Injector:
         if task.request.id == task_id:
             self.strike(point, self._execution(task, task.request.args or (), task.request.kwargs or {}))
 
+    def is_in_body(self, fiber: Fiber) -> bool:
+        """Whether a fiber runs the body of a task."""
+        return fiber in self._in_body
+
     def _strike_at_call(self, target: Target) -> None:
         """A named function is called: by the body of a task, or by somebody else, whom it does not concern."""
         execution = self._in_body.get(self._simulation.current) if self._simulation.here else None

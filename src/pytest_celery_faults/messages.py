@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
+from celery.utils.time import maybe_iso8601
 from kombu.compression import decompress
 from kombu.serialization import loads
 
@@ -22,7 +24,7 @@ __tracebackhide__ = hide_ours
 class Message:
     """A message as it lies in a queue or is held by a consumer.
 
-    ``eta`` and ``expires`` are ISO 8601 strings as Celery sends them, ``priority`` is the sender's.
+    ``priority`` is the sender's.
     """
 
     queue: str
@@ -36,12 +38,33 @@ class Message:
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
-    def eta(self) -> str | None:
-        return self.headers.get("eta")
+    def eta(self) -> datetime | None:
+        """The time before which it is not executed; aware."""
+        return moment_of(self.headers, "eta")
 
     @property
-    def expires(self) -> str | None:
-        return self.headers.get("expires")
+    def expires(self) -> datetime | None:
+        """The time after which it is not executed any more; aware."""
+        return moment_of(self.headers, "expires")
+
+    @property
+    def retries(self) -> int:
+        """How often the task was retried before."""
+        return self.headers.get("retries") or 0
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the task that sent it."""
+        return self.headers.get("parent_id")
+
+
+def moment_of(headers: Mapping[str, Any], name: str) -> datetime | None:
+    """A time that is given in headers; none where it cannot be read: the worker will refuse such a message."""
+    try:
+        moment = maybe_iso8601(headers.get(name))
+    except (TypeError, ValueError):
+        return None
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
 def as_message(payload: Mapping[str, Any], queue: str) -> Message:
@@ -64,14 +87,25 @@ def as_message(payload: Mapping[str, Any], queue: str) -> Message:
 
 def decode_arguments(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The positional and keyword arguments of a task message; none where it cannot be decoded."""
+    return decode_content(payload)[:2]
+
+
+def decode_content(payload: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
+    """The arguments, and what stands beside them: callbacks, errbacks, chain and chord."""
     body = decoded_body(payload)
     args: Any = None
     kwargs: Any = None
+    embedded: Any = None
     if isinstance(body, dict):  # protocol 1
         args, kwargs = body.get("args"), body.get("kwargs")
+        embedded = {name: body.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
     elif isinstance(body, (list, tuple)) and len(body) == 3:
-        args, kwargs, _embed = body
-    return args if isinstance(args, (list, tuple)) else (), kwargs if isinstance(kwargs, dict) else {}
+        args, kwargs, embedded = body
+    return (
+        args if isinstance(args, (list, tuple)) else (),
+        kwargs if isinstance(kwargs, dict) else {},
+        embedded if isinstance(embedded, dict) else {},
+    )
 
 
 def decoded_body(payload: Mapping[str, Any]) -> Any:

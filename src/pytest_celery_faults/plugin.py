@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from . import hookspecs, markers, options, outcome
+from . import comparisons, failures, hookspecs, markers, options
 from .errors import FaultNeverFiredError
 from .fixtures import HARNESS, NOW, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
 from .summary import SKIP_REASON, Summary
@@ -107,7 +107,9 @@ def _set_up_first(item: Any) -> None:
 
 
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
-    return outcome.explain_comparison(config.stash.get(NOW, None), op, left, right)
+    harness = config.stash.get(NOW, None)
+    in_full = config.get_verbosity(config.VERBOSITY_ASSERTIONS) > 1
+    return None if harness is None else comparisons.explain(harness, op, left, right, in_full)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -124,7 +126,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         yield
     except Exception as error:
         if harness is not None:
-            outcome.add_note(error, harness)
+            failures.add_note(error, harness)
         raise
     late = markers.added_since(item, item.stash.get(MARKS, []))
     if late:
@@ -153,7 +155,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[Any]:
     report = yield
     harness = item.stash.get(HARNESS, None)
     if harness is not None:
-        outcome.add_to_report(report, harness)
+        failures.add_to_report(report, harness, explained=item.config.option.assertmode != "plain")
         if call.when == "teardown":  # nobody needs it any more
             del item.stash[HARNESS]
     return report

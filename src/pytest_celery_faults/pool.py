@@ -69,6 +69,11 @@ def process_of(fiber: Fiber) -> int:
     return -1 if fiber.rank == WORKER_RANK else 0
 
 
+def task_of(fiber: Fiber) -> str | None:
+    """The id of the task that a fiber works as a process of the pool."""
+    return fiber.data.job.correlation_id if isinstance(fiber.data, Child) and fiber.data.job is not None else None
+
+
 class _Messages(Readable):
     """The pipe from the children to the worker."""
 

@@ -7,21 +7,24 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import signals
 from celery.exceptions import Reject, Retry
-from celery.utils.time import maybe_iso8601
 
 from . import timeline as happened
+from .callbacks import CallbackLog
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest, safe_repr
-from .messages import decode_arguments, headers_of, identity_of
+from .messages import decode_content, headers_of, identity_of, moment_of
+from .signal_log import SignalLog, connect_first
 from .simulation import Simulation
 from .timeline import Site, Timeline
 
 __tracebackhide__ = hide_ours
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -161,8 +164,10 @@ class Recorder:
         self.unsettled: dict[str, Delivery] = {}
         #: The attempts that run, and the ids of their tasks.
         self.running: dict[Attempt, str] = {}
-        #: The last lists of seconds that a test was given, and the histories that they are from.
-        self.told: deque[tuple[list[float], Any]] = deque(maxlen=100)
+        #: The last lists that a test was given, and what they are from.
+        self.told: deque[tuple[Any, Any]] = deque(maxlen=100)
+        self.signals = SignalLog(timeline, simulation, self.now)
+        self.callbacks = CallbackLog(simulation, lambda: (self.now(), len(timeline)))
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
 
@@ -182,29 +187,29 @@ class Recorder:
             self._dead_letter(None, None, "published", payload, queue)
             return
         headers = headers_of(payload)
-        args, kwargs = decode_arguments(payload)
-        eta = _eta(headers)
+        args, kwargs, embedded = decode_content(payload)
+        eta = moment_of(headers, "eta")
         now = self._simulation.clock.utc()
         retries = headers.get("retries") or 0
         event = self.timeline.record(
             happened.SENT, task, task_id, detail=f"to {queue or 'no queue'}" + (f", retry {retries}" if retries else "")
         )
-        self.sent.append(
-            SentMessage(
-                task=task,
-                task_id=task_id,
-                args=args,
-                kwargs=kwargs,
-                queue=queue,
-                countdown=(eta - now).total_seconds() if eta is not None else None,
-                eta=eta,
-                retries=retries,
-                parent=headers.get("parent_id"),
-                at=event.at,
-                headers=headers,
-                index=event.index,
-            )
+        message = SentMessage(
+            task=task,
+            task_id=task_id,
+            args=args,
+            kwargs=kwargs,
+            queue=queue,
+            countdown=(eta - now).total_seconds() if eta is not None else None,
+            eta=eta,
+            retries=retries,
+            parent=headers.get("parent_id"),
+            at=event.at,
+            headers=headers,
+            index=event.index,
         )
+        self.sent.append(message)
+        self.callbacks.published(message, embedded)
         record = self.record_of(task, task_id)
         record.published.setdefault(retries, []).append(event.at)
         # The retry of a task that is worked in the dead-letter queue stays there, and is no news.
@@ -301,7 +306,8 @@ class Recorder:
             (signals.task_retry, self._on_retry),
             (signals.task_revoked, self._on_revoked),
         ):
-            signal.connect(receiver, weak=False)
+            connect_first(signal, receiver, self._simulation)
+        self.signals.connect()
 
     def _on_received(self, request: Any, **_: Any) -> None:
         detail = f"due in {(request.eta - self._simulation.clock.utc()).total_seconds():g} s" if request.eta else ""
@@ -459,6 +465,11 @@ class Recorder:
             happened.FAULT_FIRED, task, task_id, attempt=attempt.number if attempt else 0, detail=detail
         )
 
+    def tell(self, values: T, source: Any) -> T:
+        """Remember what values that a test is given are from, so that a failing comparison can show more of it."""
+        self.told.append((values, source))
+        return values
+
     # -- helpers
 
     def is_busy_with(self, queue: str) -> bool:
@@ -586,14 +597,6 @@ class Recorder:
 
 def _unless_task(task: str | None, delivery: Delivery) -> str:
     return "" if task is not None else f"a message of {delivery.queue!r}"
-
-
-def _eta(headers: Mapping[str, Any]) -> datetime | None:
-    try:
-        eta = maybe_iso8601(headers.get("eta"))
-    except (TypeError, ValueError):  # the worker will refuse the message; it was published all the same
-        return None
-    return eta if eta is None or eta.tzinfo is not None else eta.replace(tzinfo=timezone.utc)
 
 
 def _format(exception: BaseException) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import billiard.pool
 import celery.app.base
 import celery.app.task
+import celery.canvas
 import celery.worker.components
 import kombu.connection
 
@@ -72,7 +73,13 @@ JOB_COUNTER = Replaced(
     "process of its own, so that its numbers do not depend on the tests before it.",
 )
 
-ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER)
+CALL = Replaced(
+    celery.canvas.Signature,
+    "__call__",
+    "Celery calls an errback of the new style in place. No signal, message or hook of the task's own tells of it.",
+)
+
+ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL)
 
 
 def replace(stack: ExitStack, what: Replaced, make: Callable[[Any], Any]) -> None:

@@ -85,7 +85,7 @@ class Wait:
 class Fiber:
     """A greenlet that the simulation can park and resume."""
 
-    __slots__ = ("data", "greenlet", "join_blocks", "name", "purpose", "rank", "wait")
+    __slots__ = ("__weakref__", "data", "greenlet", "join_blocks", "name", "purpose", "rank", "wait")
 
     def __init__(self, name: str, rank: int, data: Any = None) -> None:
         self.name = name

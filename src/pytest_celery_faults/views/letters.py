@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
+from ..errors import FaultTypeError, FaultValueError, hide_ours, safe_repr
 from ..messages import decode_arguments, decoded_body, headers_of, identity_of
 from ..recorder import DeadLetter, Recorder
+from .base import View, chosen
+from .table import Table
 
 if TYPE_CHECKING:
     from ..letterdesk import LetterDesk
@@ -98,8 +100,10 @@ def _content(payload: Mapping[str, Any]) -> str | None:
     return json.dumps([identity_of(payload)[0], args, kwargs], sort_keys=True, default=safe_repr, skipkeys=True)
 
 
-class DeadLetterQueue(Sequence[Letter]):
+class DeadLetterQueue(View[Letter]):
     """All letters of a test, oldest first: the fixture ``celery_dlq``."""
+
+    _name, _elements = "celery_dlq", "letters"
 
     def __init__(self, recorder: Recorder, desk: LetterDesk) -> None:
         self._recorder = recorder
@@ -130,18 +134,22 @@ class DeadLetterQueue(Sequence[Letter]):
         return self._letters
 
     def of(self, task: Any) -> list[Letter]:
-        """The letters of a task, given itself or its name.
+        """The letters of a task, given itself, its name, its id or its result.
 
         Raises:
             FaultValueError: no app has a task of that name, and none was sent.
         """
-        name = self._recorder.name_of(task)
-        return [letter for letter in self._present() if letter.task == name]
+        is_chosen = chosen(task, self._recorder)
+        return [letter for letter in self._present() if is_chosen(letter.task, letter.task_id)]
 
     @property
     def reasons(self) -> Counter[str]:
         """How many letters there are for each reason."""
-        return Counter(letter.reason for letter in self._present())
+        letters, readable = list(self._present()), self._recorder.timeline.readable
+        return self._recorder.tell(
+            Counter(letter.reason for letter in letters),
+            lambda: Table.of(self._name, letters, ("reason", "task", "args", "exception", "at"), readable),
+        )
 
     def redrive(self, letter: Letter | None = None) -> list[Letter]:
         """Send a letter back to the queue that it came from, or all of them: they leave the dead-letter queue.
@@ -217,19 +225,3 @@ class DeadLetterQueue(Sequence[Letter]):
     def _add_to_index(self, letter: Letter) -> None:
         if letter.reason not in _NO_POISON:
             self._reasons[_content(letter._fact.payload)].append(letter.reason)
-
-    @overload
-    def __getitem__(self, index: int) -> Letter: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Letter]: ...
-    def __getitem__(self, index: int | slice) -> Letter | list[Letter]:
-        return element(self._present(), index, "celery_dlq has", "letters")
-
-    def __iter__(self) -> Iterator[Letter]:
-        return iter(list(self._present()))
-
-    def __len__(self) -> int:
-        return len(self._present())
-
-    def __repr__(self) -> str:
-        return f"<DeadLetterQueue {self._present()!r}>"

@@ -1,11 +1,13 @@
-"""Which messages ended nowhere: ``celery_faults.assert_nothing_lost()``."""
+"""Where messages are, and which ended nowhere: ``celery_faults.assert_nothing_lost()``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ..broker import Broker
+from ..callbacks import Chord
 from ..errors import MessagesLostError, hide_ours
+from ..messages import Message
 from ..recorder import Attempt, Recorder, SentMessage
 from ..timeline import REVOKED
 
@@ -16,7 +18,66 @@ __tracebackhide__ = hide_ours
 ENDS = ("SUCCESS", "FAILURE", "RETRY", "IGNORED", "REJECTED", "REVOKED")
 
 
-def assert_nothing_lost(recorder: Recorder, broker: Broker) -> None:
+class Whereabouts:
+    """Says of a message that was sent where it is, or how it ended."""
+
+    def __init__(self, recorder: Recorder, broker: Broker) -> None:
+        self._recorder = recorder
+        self._broker = broker
+
+    def now(self) -> Snapshot:
+        """The whereabouts at this moment."""
+        return Snapshot(self._recorder, self._broker)
+
+
+class Snapshot:
+    """Where the messages are at one moment."""
+
+    def __init__(self, recorder: Recorder, broker: Broker) -> None:
+        self._recorder = recorder
+        held = [(message, "the worker holds it") for message in broker.unacked]
+        lying = [
+            (message, f"it waits in queue {queue!r}") for queue in broker.queues for message in broker.messages(queue)
+        ]
+        self._waiting = {_identity(message): where for message, where in [*held, *lying]}
+        self._waiting |= dict.fromkeys(+broker.held_back, "the broker holds it back")
+        # The last place in the timeline at which each task id was revoked or became a letter: an id may be sent again.
+        self._ended = {
+            event.task_id: (event.index, f"it was {event.detail}") for event in recorder.timeline.where(REVOKED)
+        }
+        for letter in recorder.letters:
+            if letter.index > self._ended.get(letter.task_id, (-1, ""))[0]:
+                self._ended[letter.task_id] = (letter.index, f"it is a dead letter: {letter.reason}")
+
+    def waits(self, message: SentMessage) -> str:
+        """Where a message waits; nothing when it does not."""
+        return self._waiting.get((message.task_id, message.retries), "")
+
+    def refused(self, message: SentMessage) -> str:
+        """Why a message was not worked, or how it died afterwards; nothing when it did not."""
+        index, why = self._ended.get(message.task_id, (-1, ""))
+        return why if index > message.index else ""
+
+    def attempts(self, message: SentMessage) -> list[Attempt]:
+        """The executions of a message, redeliveries included."""
+        return [
+            attempt
+            for attempt in self._recorder.records[message.task_id].attempts
+            if attempt.retries == message.retries and attempt.index > message.index
+        ]
+
+    def lost(self, message: SentMessage) -> str:
+        """Where a message vanished; nothing when it did not."""
+        if self.waits(message) or self.refused(message):
+            return ""
+        return _where(self._recorder, message, self.attempts(message))
+
+
+def _identity(message: Message) -> tuple[str | None, int]:
+    return message.task_id, message.retries
+
+
+def assert_nothing_lost(recorder: Recorder, whereabouts: Whereabouts) -> None:
     """Raise when a message that was sent ended in no result, no retry, no letter and no queue.
 
     Raises:
@@ -24,30 +85,14 @@ def assert_nothing_lost(recorder: Recorder, broker: Broker) -> None:
     """
     if not recorder.sent:
         raise MessagesLostError("nothing was sent in this test, so nothing can be said of its end")
-    lost = list(_lost(recorder, broker))
+    lost = list(_lost(recorder, whereabouts.now()))
     if lost:
         raise MessagesLostError("\n".join([f"{len(lost)} of {len(recorder.sent)} messages were lost:", *lost]))
 
 
-def _lost(recorder: Recorder, broker: Broker) -> Iterator[str]:
-    waiting = {
-        (message.task_id, message.headers.get("retries") or 0)
-        for message in [*broker.unacked, *(m for queue in broker.queues for m in broker.messages(queue))]
-    }
-    waiting |= set(+broker.held_back)
-    # The last place in the timeline at which each task id was revoked or became a letter: an id may be sent again.
-    ended = {event.task_id: event.index for event in recorder.timeline.where(REVOKED)}
-    for letter in recorder.letters:
-        ended[letter.task_id] = max(letter.index, ended.get(letter.task_id, -1))
+def _lost(recorder: Recorder, snapshot: Snapshot) -> Iterator[str]:
     for message in recorder.sent:
-        if (message.task_id, message.retries) in waiting or ended.get(message.task_id, -1) > message.index:
-            continue
-        attempts = [
-            attempt
-            for attempt in recorder.records[message.task_id].attempts
-            if attempt.retries == message.retries and attempt.index > message.index
-        ]
-        where = _where(recorder, message, attempts)
+        where = snapshot.lost(message)
         if where:
             label = recorder.timeline.label(message.task, message.task_id)
             retry = f" (retry {message.retries})" if message.retries else ""
@@ -74,3 +119,37 @@ def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) ->
     if last.state in ("SUCCESS", "FAILURE") and not ignored and not stored:
         return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
     return ""
+
+
+def stuck_chords(recorder: Recorder, snapshot: Snapshot) -> Iterator[tuple[Chord, str]]:
+    """The chords whose body nothing can send any more, each with the reason."""
+    log = recorder.callbacks
+    last = {message.task_id: message for message in recorder.sent}
+    for chord in log.chords.values():
+        if chord.over:
+            continue
+        whys = (_why_not_told(recorder, snapshot, last[part]) for part in chord.parts if part not in chord.returned)
+        why = next(filter(None, whys), "")
+        if not why and len(chord.returned) >= log.sizes.get(chord.group, len(chord.returned) + 1):
+            why = "its header is done, and it was never sent"
+        if why:
+            yield chord, why
+
+
+def _why_not_told(recorder: Recorder, snapshot: Snapshot, message: SentMessage) -> str:
+    """Why a part of a chord's header will never tell that it is done; nothing when it may still do so."""
+    label = recorder.timeline.label(message.task, message.task_id)
+    lost = snapshot.lost(message)
+    if lost:
+        return f"{label} of its header is lost: {lost}"
+    if snapshot.waits(message):
+        return ""
+    attempts = snapshot.attempts(message)
+    if not attempts:
+        refused = snapshot.refused(message)
+        return f"{label} of its header did not run: {refused}" if refused else ""
+    last = attempts[-1]
+    if last.ended is None or last.state == "RETRY":
+        return ""
+    how = f"ended with {last.state}" if last.state in ENDS else "stored its result"
+    return f"{label} of its header {how}, and the chord was never told"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import (
     AmbiguousHistoryError,
@@ -17,8 +17,11 @@ from ..errors import (
 )
 from ..recorder import Attempt, Record, Recorder
 from .policy import SILENT_CAP, RetryPolicy
+from .table import Table
 
 __tracebackhide__ = hide_ours
+
+T = TypeVar("T")
 
 
 class RetryHistory:
@@ -36,7 +39,7 @@ class RetryHistory:
     @property
     def attempts(self) -> Sequence[Attempt]:
         """Each execution, redeliveries included."""
-        return list(self._record.attempts)
+        return self._told(list(self._record.attempts), self._record.attempts)
 
     @property
     def _retried(self) -> list[Attempt]:
@@ -50,7 +53,8 @@ class RetryHistory:
     @property
     def delays(self) -> list[float]:
         """What each retry asked for, in seconds."""
-        return self._told([a.planned_delay for a in self._retried if a.planned_delay is not None])
+        attempts = [attempt for attempt in self._retried if attempt.planned_delay is not None]
+        return self._told([a.planned_delay for a in attempts if a.planned_delay is not None], attempts)
 
     @property
     def waits(self) -> list[float]:
@@ -58,13 +62,14 @@ class RetryHistory:
 
         It is longer than the delay when the worker was busy. A retry that has not started again has none.
         """
-        waits = (self._wait_after(attempt) for attempt in self._retried)
-        return self._told([wait for wait in waits if wait is not None])
+        waits = [(attempt, self._wait_after(attempt)) for attempt in self._retried]
+        return self._told(
+            [wait for _, wait in waits if wait is not None], [attempt for attempt, wait in waits if wait is not None]
+        )
 
-    def _told(self, seconds: list[float]) -> list[float]:
-        """Remember whose seconds these are, so that a failing comparison can show all attempts."""
-        self._recorder.told.append((seconds, self))
-        return seconds
+    def _told(self, values: list[T], attempts: Sequence[Attempt]) -> list[T]:
+        """Remember which attempts these values are from, so that a failing comparison can show all of them."""
+        return self._recorder.tell(values, lambda: self.as_table(attempts))
 
     def _wait_after(self, attempt: Attempt) -> float | None:
         """The n-th retry with one number waits from the n-th publishing of the next number to the n-th start of it.
@@ -85,7 +90,8 @@ class RetryHistory:
     @property
     def exceptions(self) -> list[BaseException]:
         """The exception of each attempt that raised one."""
-        return [attempt.exception for attempt in self._record.attempts if attempt.exception is not None]
+        attempts = [attempt for attempt in self._record.attempts if attempt.exception is not None]
+        return self._told([a.exception for a in attempts if a.exception is not None], attempts)
 
     @property
     def exhausted(self) -> bool:
@@ -123,7 +129,19 @@ class RetryHistory:
 
     def table(self, policy: RetryPolicy | None = None, remarks: dict[int, str] | None = None) -> str:
         """The attempts, a line each; with a policy also what it promises."""
+        # A remark is about an attempt by its number, which counts from 1.
+        at_rows = {number - 1: remark for number, remark in (remarks or {}).items() if remark}
+        return "\n".join(line.text for line in self.as_table((), policy).lines(at_rows))
+
+    def as_table(
+        self, attempts: Sequence[Attempt], policy: RetryPolicy | None = None, with_states: bool = False
+    ) -> Table:
+        """All attempts, a row each, where it is about values of these."""
         head = ["attempt", "started at", "exception", "planned delay", "real delay"]
+        if policy is not None:
+            head.insert(4, "promised")
+        if with_states:
+            head.insert(1, "state")
         rows = []
         for attempt in self._record.attempts:
             delay = attempt.planned_delay
@@ -133,18 +151,11 @@ class RetryHistory:
             exception = textwrap.shorten(exception, 40, placeholder="...")
             row = [str(attempt.number), _seconds(attempt.started), exception, _seconds(delay), _seconds(wait)]
             if policy is not None:
-                promised = f"{policy.of_retry(attempt.retries + 1)} s" if delay is not None else "-"
-                row.insert(4, promised)
-            remark = (remarks or {}).get(attempt.number, "")
-            rows.append([*row, f"<- {remark}" if remark else ""])
-        if policy is not None:
-            head.insert(4, "promised")
-        rows.insert(0, [*head, ""])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        return "\n".join(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
-            for row in rows
-        )
+                row.insert(4, f"{policy.of_retry(attempt.retries + 1)} s" if delay is not None else "-")
+            if with_states:
+                row.insert(1, attempt.state)
+            rows.append(row)
+        return Table(self._label, head, rows, [attempt.number - 1 for attempt in attempts])
 
     def __str__(self) -> str:
         return f"{self._label}\n{self.table()}"

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
-from ..errors import element, hide_ours
+from ..errors import hide_ours
 from ..recorder import Recorder, SentMessage
+from .base import View, chosen
 
 __tracebackhide__ = hide_ours
 
 
-class Sent(Sequence[SentMessage]):
+class Sent(View[SentMessage]):
     """The published task messages in order, retries included."""
+
+    _name, _elements = "celery_faults.sent", "messages"
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._messages = recorder.sent
+
+    def _present(self) -> Sequence[SentMessage]:
+        return self._recorder.sent
 
     def of(self, task: Any) -> list[SentMessage]:
-        """Those of a task, given itself or its name. ``assert not celery_faults.sent.of(task)``: it was not sent."""
-        name = self._recorder.name_of(task)
-        return [message for message in self._messages if message.task == name]
+        """Those of a task, given itself, its name, its id or its result.
 
-    @overload
-    def __getitem__(self, index: int) -> SentMessage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[SentMessage]: ...
-    def __getitem__(self, index: int | slice) -> SentMessage | list[SentMessage]:
-        return element(self._messages, index, "celery_faults.sent has", "messages")
+        ``assert not celery_faults.sent.of(task)``: it was not sent.
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def __repr__(self) -> str:
-        return f"<Sent {self._messages!r}>"
+        Raises:
+            FaultValueError: no app has a task of that name, and none was sent.
+        """
+        is_chosen = chosen(task, self._recorder)
+        return [message for message in self._recorder.sent if is_chosen(message.task, message.task_id)]

@@ -1,0 +1,77 @@
+"""What a test's report says of its Celery tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .comparisons import last_table
+from .summary import ATTRIBUTE, numbers_of
+from .timeline import FAULT_FIRED, Event
+
+if TYPE_CHECKING:
+    from .harness import Harness
+
+SECTION = "celery faults timeline"
+UNFIRED = "celery faults that never fired"
+
+
+LOOKED_AT = "celery faults: what the test looked at last"
+
+#: How many events of a task whose result was waited for are shown.
+_LAST_EVENTS = 6
+
+
+def add_note(error: Exception, harness: Harness) -> None:
+    """What the failure's own text says: the last fault, what happened last, and last to a task that was waited for."""
+    timeline = harness.timeline
+    if not len(timeline):
+        return
+    faults = timeline.where(FAULT_FIRED)
+    last_fault = f"last fault: {_short(faults[-1])}; " if faults else "no fault fired; "
+    notes = [f"celery faults: {last_fault}last event: {_short(timeline[-1])}"]
+    ids = _waited_for(error)
+    told = [event for event in timeline if event.task_id in ids]
+    if told:
+        notes.append("celery faults: the last events of what was waited for:")
+        notes += [f"    {_short(event)}" for event in told[-_LAST_EVENTS:]]
+    # BaseException.add_note came with Python 3.11; pytest shows the notes of older ones too.
+    vars(error)["__notes__"] = [*getattr(error, "__notes__", []), *notes]
+
+
+def _short(event: Event) -> str:
+    return " ".join(str(event).split())
+
+
+def _waited_for(error: BaseException) -> set[str]:
+    """The ids of the results that somebody waited for when an error came out of Celery's waiting."""
+    from celery import result
+
+    from .views.base import ids_of
+
+    found: set[str] = set()
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_filename == result.__file__ and isinstance(frame.f_locals.get("self"), result.ResultBase):
+            found.update(ids_of(frame.f_locals["self"]))
+        traceback = traceback.tb_next
+    return found
+
+
+def add_to_report(report: Any, harness: Harness, explained: bool) -> None:
+    """The timeline as a section of a failure, and the numbers for the summary.
+
+    Where pytest does not explain assertions, what the test looked at last is a section as well.
+    """
+    setattr(report, ATTRIBUTE, numbers_of(harness) if report.when == "teardown" else {})
+    if report.failed and len(harness.timeline):
+        report.sections.append((SECTION, str(harness.timeline)))
+    if report.failed and report.when == "call" and not explained:
+        table = last_table(harness)
+        if table is not None:
+            report.sections.append((LOOKED_AT, str(table)))
+    if report.failed and report.when == "call" and harness.injector.unfired():
+        why = harness.injector.why_not_fired(harness.injector.unfired())
+        if why not in str(report.longrepr):
+            # The test failed already, so this is no failure of its own; it may be the reason.
+            report.sections.append((UNFIRED, why))
