@@ -110,12 +110,13 @@ class CallbackLog:
         causes = self._causes.get(fiber)
         if causes:
             return causes[-1]
-        if parent is None or self.between() != parent:
+        worked = self.between()
+        if worked is None or parent not in (worked, None):  # Celery's first protocol says nothing of parents
             return None
         cause = self._links.get(fiber)
         if cause is None:
-            callbacks = self.embedded.get(parent, {}).get("callbacks") or ()
-            cause = self._links[fiber] = _Cause(LINK, parent, names(callbacks))
+            callbacks = self.embedded.get(worked, {}).get("callbacks") or ()
+            cause = self._links[fiber] = _Cause(LINK, worked, names(callbacks))
         return cause
 
     # -- told by the result backend

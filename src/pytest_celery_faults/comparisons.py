@@ -75,11 +75,10 @@ def _choices(elements: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _fitting(lines: list[Line], room: int) -> list[str]:
-    """As many lines as there is room for, those with differences first."""
+    """As many lines as there is room for: the head, those with differences, and what stands next to them."""
     if len(lines) <= room:
         return [line.text for line in lines]
-    marked = [number for number, line in enumerate(lines) if line.marked][: room - 2]
-    kept = {0, *marked}
-    kept |= set([number for number in range(len(lines)) if number not in kept][: room - 1 - len(kept)])
-    hidden = len(lines) - len(kept)
-    return [*(lines[number].text for number in sorted(kept)), f"... {hidden} more lines, -vv shows them"]
+    marked = [number for number, line in enumerate(lines) if line.marked]
+    by_distance = sorted(range(1, len(lines)), key=lambda number: min((abs(number - m) for m in marked), default=0))
+    kept = sorted({0, *by_distance[: room - 2]})
+    return [*(lines[number].text for number in kept), f"... {len(lines) - len(kept)} more lines, -vv shows them"]

@@ -26,6 +26,9 @@ __tracebackhide__ = hide_ours
 
 T = TypeVar("T")
 
+#: Of an execution that Celery did not come to a state of, since something failed after the body.
+_NO_STATE = "UNKNOWN"
+
 
 @dataclass(eq=False)
 class Delivery:
@@ -303,6 +306,7 @@ class Recorder:
             (signals.task_postrun, self._on_postrun),
             (signals.task_success, self._on_success),
             (signals.task_failure, self._on_failure),
+            (signals.task_internal_error, self._on_internal_error),
             (signals.task_retry, self._on_retry),
             (signals.task_revoked, self._on_revoked),
         ):
@@ -348,7 +352,7 @@ class Recorder:
             return
         self.running.pop(attempt, None)
         attempt.ended = self.now()
-        attempt.state = state or "UNKNOWN"
+        attempt.state = state or _NO_STATE
         if isinstance(retval, Reject):
             self._on_reject(task, task_id, attempt, retval)
 
@@ -406,6 +410,13 @@ class Recorder:
         self._dead_letter_of(record, delivery, reason, exception, text if isinstance(text, str) else _format(exception))
         if self.stop_at_failure and not any(exception is injected for injected in self.injected):
             self._simulation.abort(exception)
+
+    def _on_internal_error(self, sender: Any, task_id: str, exception: BaseException, einfo: Any, **_: Any) -> None:
+        """Celery's own handling of a task's end was cut short, for example by an errback that raises on Celery 5.6."""
+        attempts = self.record_of(sender.name, task_id).attempts
+        if attempts and attempts[-1].state == _NO_STATE:
+            attempts[-1].state = "FAILURE"
+            self._on_failure(sender, task_id, exception, None, einfo)
 
     def _on_revoked(self, sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
         why = "terminated" if terminated else "expired" if expired else "revoked"

@@ -61,6 +61,31 @@ def failing(app):
 
 
 @pytest.fixture
+def total(app, log):
+    def total(numbers):
+        log.append(("total", list(numbers)))
+        return sum(numbers)
+
+    return app.task(name="shop.total")(total)
+
+
+@pytest.fixture
+def fail(app):
+    def fail(*_):
+        raise LookupError("failed")
+
+    return app.task(name="shop.fail")(fail)
+
+
+@pytest.fixture
+def errback(app, log):
+    def errback(request, exc, traceback):
+        log.append((request.id, repr(exc), "raise LookupError" in (traceback or "")))
+
+    return app.task(name="shop.errback")(errback)
+
+
+@pytest.fixture
 def log():
     return []
 
