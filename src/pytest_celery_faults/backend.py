@@ -62,7 +62,7 @@ class ResultConsumer(celery_redis.ResultConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.drainer = Drainer(self)
+        self.drainer: Drainer = Drainer(self)
 
     def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
         fiber = self.backend.server.simulation.current

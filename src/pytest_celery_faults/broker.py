@@ -343,8 +343,8 @@ class Channel(kombu_redis.Channel):
     _in_poll: Any
 
     def __init__(self, connection: Transport, **kwargs: Any) -> None:
-        self.broker = connection.broker
-        self.observer = connection.broker._observer
+        self.broker: Broker = connection.broker
+        self.observer: Observer = connection.broker._observer
         self._publisher: Redis | None = None
         # Of the message that is being published.
         self._queues_reached = 0
@@ -455,7 +455,7 @@ class RabbitChannel(Channel):
     def __init__(self, connection: Transport, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
         # Redis is asked for the keys in this order: the highest priority first.
-        self.priority_steps = list(range(9, -1, -1))
+        self.priority_steps: list[int] = list(range(9, -1, -1))
 
     def _q_for_pri(self, queue: str, pri: int) -> str:
         # A queue declared without x-max-priority has no priorities, and a higher one counts as its highest.
@@ -492,7 +492,7 @@ class Transport(kombu_redis.Transport):
         self.cycle.poller.close()
         self.cycle.poller = Poller(self.broker._server)
         self.cycle._channels = OrderedSet()
-        self.of_worker = self.broker._server.simulation.current.rank == WORKER_RANK
+        self.of_worker: bool = self.broker._server.simulation.current.rank == WORKER_RANK
         self.broker._transports.append(self)
 
     def establish_connection(self) -> Any:

@@ -20,9 +20,9 @@ MICROSECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # Taken at import: these stay real while the clock is shown to everybody else.
-real_sleep = _real.sleep
-real_time_ns = _real.time_ns
-real_monotonic = _real.monotonic
+real_sleep: Callable[[float], None] = _real.sleep
+real_time_ns: Callable[[], int] = _real.time_ns
+real_monotonic: Callable[[], float] = _real.monotonic
 
 
 def microseconds(span: float | timedelta) -> int:
@@ -43,7 +43,7 @@ class TimeSource:
         else:
             aware = start if start.tzinfo is not None else start.replace(tzinfo=timezone.utc)
             start_us = microseconds(aware - _EPOCH)
-        self.start_us = start_us - start_us % MICROSECOND
+        self.start_us: int = start_us - start_us % MICROSECOND
         # Code that kept a reading of the real monotonic clock from before the test must not see it run backwards.
         self._monotonic_start = math.ceil(real_monotonic())
         self._now_us = self.start_us

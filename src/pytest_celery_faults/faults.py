@@ -113,7 +113,7 @@ class Crash(Fault):
     ``retry_on_worker_lost``; see https://docs.celeryq.dev/en/stable/userguide/configuration.html.
     """
 
-    points = ("start", "return", "store", "stored", FUNCTION)
+    points: ClassVar[tuple[str, ...]] = ("start", "return", "store", "stored", FUNCTION)
 
     def __repr__(self) -> str:
         return "Crash()"
@@ -125,7 +125,7 @@ class Duplicate(Fault):
 
     copies: int = 1
     delay: float = 0
-    points = ("receive", "publish")
+    points: ClassVar[tuple[str, ...]] = ("receive", "publish")
 
     def __post_init__(self) -> None:
         if isinstance(self.copies, bool) or not isinstance(self.copies, int):
@@ -139,7 +139,7 @@ class Duplicate(Fault):
 class Drop(Fault):
     """The broker loses the message."""
 
-    points = ("publish", "receive")
+    points: ClassVar[tuple[str, ...]] = ("publish", "receive")
 
     def __repr__(self) -> str:
         return "Drop()"
@@ -150,7 +150,7 @@ class Delay(Fault):
     """The broker holds the message back for so many seconds."""
 
     seconds: float
-    points = ("receive", "publish")
+    points: ClassVar[tuple[str, ...]] = ("receive", "publish")
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds, "Delay()")
@@ -168,7 +168,7 @@ class BrokerDown(Fault):
     """
 
     seconds: float
-    points = ("publish", "receive", "ack")
+    points: ClassVar[tuple[str, ...]] = ("publish", "receive", "ack")
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds, "BrokerDown()")
@@ -182,7 +182,7 @@ class BackendDown(Fault):
     """The result backend is unreachable for so many seconds; its own retry policy is in force."""
 
     seconds: float
-    points = ("store", "stored")
+    points: ClassVar[tuple[str, ...]] = ("store", "stored")
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds, "BackendDown()")
@@ -199,7 +199,7 @@ class Revoke(Fault):
     """
 
     terminate: bool = False
-    points = ("receive", "start", FUNCTION)
+    points: ClassVar[tuple[str, ...]] = ("receive", "start", FUNCTION)
 
     def __post_init__(self) -> None:
         if not isinstance(self.terminate, bool):

@@ -270,7 +270,7 @@ class Freeze:
         self._shown = _Shown(simulation)
         self._undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._before: set[str] = set()
-        self.active = False
+        self.active: bool = False
         self._over = False
 
     def start(self) -> None:

@@ -164,15 +164,16 @@ class Harness:
         self._adoption = Adoption(self.app, options.conf)
         stack.callback(self._adoption.give_back)
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
-        self.simulation = simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
-        self.timeline = Timeline(
+        simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
+        self.simulation: Simulation = simulation
+        self.timeline: Timeline = Timeline(
             lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
         )
         self.timeline.on_record = simulation.pause_for_step
         self._freeze = Freeze(simulation)
-        self.clock = Clock(source, self._freeze.paused)
-        self.server = Server(simulation)
-        self.recorder = Recorder(
+        self.clock: Clock = Clock(source, self._freeze.paused)
+        self.server: Server = Server(simulation)
+        self.recorder: Recorder = Recorder(
             self.timeline, simulation, self._tasks, options.dlq, options.max_executions, self._hook
         )
         conf = self.app.conf
@@ -181,26 +182,26 @@ class Harness:
             self._urls |= {_location(url) for url in self._broker_urls(other)}
         scheme, database = _scheme_and_database(conf.broker_read_url or conf.broker_url)
         manners = options.broker or (RABBITMQ if scheme in ("amqp", "amqps", "pyamqp", "librabbitmq") else REDIS)
-        self.broker = Broker(self.server, manners, database, self.recorder, options.dlq, options.delivery_limit)
+        self.broker: Broker = Broker(self.server, manners, database, self.recorder, options.dlq, options.delivery_limit)
         self.broker._on_connection = self._on_connection
         self.broker._app_queues = lambda: filter(None, [*self._queues(), *self.app.amqp.queues, options.dlq])
         self._transport = transport_for(self.broker)
         self._backend_database = _scheme_and_database(conf.result_backend)[1]
         self._backends: dict[tuple[int, int], Backend] = {}
         effects = Effects(self.app, simulation, self.server, self.broker, lambda: self.consumer, self._hook)
-        self.injector = Injector(
+        self.injector: Injector = Injector(
             self.recorder, simulation, lambda: (conf.task_time_limit, conf.task_soft_time_limit), effects
         )
         self.broker._striker = self.injector
-        self.retries = RetryRecorder(self.recorder)
-        self.dlq = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
-        self.sent = Sent(self.recorder)
-        self.signals = Signals(self.recorder)
+        self.retries: RetryRecorder = RetryRecorder(self.recorder)
+        self.dlq: DeadLetterQueue = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
+        self.sent: Sent = Sent(self.recorder)
+        self.signals: Signals = Signals(self.recorder)
         self._whereabouts = Whereabouts(self.recorder, self.broker)
-        self.callbacks = Callbacks(self.recorder, self._whereabouts)
+        self.callbacks: Callbacks = Callbacks(self.recorder, self._whereabouts)
         self.recorder.callbacks.between = self._task_between
         self._replace_names()
-        self.worker = WorkerControl(self)
+        self.worker: WorkerControl = WorkerControl(self)
         stack.callback(self._dispose)
         self.recorder.connect()
         watchdog.watch(simulation, options.stall_timeout, self.timeline)

@@ -254,7 +254,7 @@ class Hub(KombuHub):
     def __init__(self, timer: Any = None) -> None:
         super().__init__(timer)
         self._ready = OrderedSet()
-        self.on_tick = OrderedSet()
+        self.on_tick: OrderedSet = OrderedSet()
 
     def _create_poller(self) -> None:
         self._poller = Poller(self.server, self)

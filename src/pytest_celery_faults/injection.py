@@ -193,7 +193,7 @@ class Injection(AbstractContextManager["Injection"]):
     def __init__(self, what: Plan, injector: Injector) -> None:
         self.plan = what
         #: Its place among the injections of the test.
-        self.number = next(injector.numbers)
+        self.number: int = next(injector.numbers)
         self._injector = injector
         self._active = True
         self._in_block = False
@@ -205,7 +205,7 @@ class Injection(AbstractContextManager["Injection"]):
         # How often each task had run before.
         self._ran_before = Counter(injector.executed)
         #: How many executions it matched, those that were let through included.
-        self.matched = 0
+        self.matched: int = 0
         #: How often it fired.
         self.fired = 0
         #: The timeline's events of its firings.
@@ -304,7 +304,7 @@ class Injector:
         effects: Effects,
     ) -> None:
         self.injections: list[Injection] = []
-        self.numbers = itertools.count()
+        self.numbers: itertools.count[int] = itertools.count()
         self._recorder = recorder
         self._simulation = simulation
         self._default_limits = limits

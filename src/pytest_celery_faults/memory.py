@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-import redis
+import redis.client
 from fakeredis import FakeRedisConnection, FakeServer
 from fakeredis._helpers import NoResponse, SimpleError
 from fakeredis._socket import FakeSocket
@@ -36,10 +36,10 @@ class Server(FakeServer):
 
     def __init__(self, simulation: Simulation) -> None:
         super().__init__(version=VERSION)
-        self.lock = threading.RLock()  # type: ignore[assignment]
+        self.lock: threading.RLock = threading.RLock()  # type: ignore[assignment]
         self.simulation = simulation
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
-        self.changes = 0
+        self.changes: int = 0
         self.files: dict[int, Readable] = {}
         # Until when each of the server's roles is unreachable, in microseconds; and how many blocks keep it so.
         self._down_until: dict[str, int] = {}

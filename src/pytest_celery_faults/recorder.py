@@ -151,7 +151,7 @@ class Recorder:
         self.letters: list[DeadLetter] = []
         self.sent: list[SentMessage] = []
         self.faults_fired: Counter[str] = Counter()
-        self.executions = 0
+        self.executions: int = 0
         #: How the broker lost a message, by its task id and number of retries.
         self.vanished: dict[tuple[str, int], str] = {}
         #: When the final state of a task id was last stored: a place in the timeline.
@@ -169,8 +169,8 @@ class Recorder:
         self.running: dict[Attempt, str] = {}
         #: The last lists that a test was given, and what they are from.
         self.told: deque[tuple[Any, Any]] = deque(maxlen=100)
-        self.signals = SignalLog(timeline, simulation, self.now)
-        self.callbacks = CallbackLog(simulation, lambda: (self.now(), len(timeline)))
+        self.signals: SignalLog = SignalLog(timeline, simulation, self.now)
+        self.callbacks: CallbackLog = CallbackLog(simulation, lambda: (self.now(), len(timeline)))
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
 

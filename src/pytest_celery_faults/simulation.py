@@ -62,11 +62,11 @@ class Wait:
         until: int | None,
         due: Callable[[], Due] | None,
     ) -> None:
-        self.what = what
-        self.ready = ready
-        self.until = until
-        self.due = due
-        self.woken = False
+        self.what: str = what
+        self.ready: Callable[[], bool] | None = ready
+        self.until: int | None = until
+        self.due: Callable[[], Due] | None = due
+        self.woken: bool = False
         self.exception: BaseException | None = None
 
     def times(self) -> Due:
@@ -88,15 +88,15 @@ class Fiber:
     __slots__ = ("__weakref__", "data", "greenlet", "join_blocks", "name", "purpose", "rank", "wait")
 
     def __init__(self, name: str, rank: int, data: Any = None) -> None:
-        self.name = name
-        self.rank = rank
-        self.data = data
+        self.name: str = name
+        self.rank: int = rank
+        self.data: Any = data
         self.greenlet: greenlet.greenlet = greenlet.getcurrent()
         self.wait: Wait | None = None
         #: Says what it waits for in the end, where the wait itself is for a message on some connection.
         self.purpose: Callable[[], str] | None = None
         # Celery's `task_join_will_block`, which is true wherever a worker runs.
-        self.join_blocks = rank != TEST_RANK
+        self.join_blocks: bool = rank != TEST_RANK
 
     @property
     def alive(self) -> bool:
@@ -128,10 +128,10 @@ class Simulation:
 
     def __init__(self, clock: TimeSource, watcher: Watcher, explain: Callable[[], list[str]]) -> None:
         self.clock = clock
-        self.thread_id = threading.get_ident()
-        self.test = Fiber("the test", TEST_RANK)
-        self.current = self.test
-        self.closing = False
+        self.thread_id: int = threading.get_ident()
+        self.test: Fiber = Fiber("the test", TEST_RANK)
+        self.current: Fiber = self.test
+        self.closing: bool = False
         self._watcher = watcher
         self._explain = explain
         self._ready: deque[Fiber] = deque()

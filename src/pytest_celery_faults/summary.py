@@ -33,14 +33,14 @@ class Summary:
     """Adds up the numbers of all tests; a plugin of the controller, which hears of the tests of all workers."""
 
     def __init__(self) -> None:
-        self.tests = 0
-        self.tasks = 0
-        self.executions = 0
-        self.elapsed = 0.0
-        self.real = 0.0
+        self.tests: int = 0
+        self.tasks: int = 0
+        self.executions: int = 0
+        self.elapsed: float = 0.0
+        self.real: float = 0.0
         self.faults: Counter[str] = Counter()
         self.letters: Counter[str] = Counter()
-        self.skipped = 0
+        self.skipped: int = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple) and SKIP_REASON in report.longrepr[2]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FaultTypeError, FaultValueError, hide_ours, safe_repr
@@ -45,13 +45,15 @@ class Letter:
 
     def __init__(self, fact: DeadLetter) -> None:
         self._fact = fact
-        self.task = fact.task
-        self.task_id = fact.task_id
-        self.reason = fact.reason
-        self.queue = fact.queue
-        self.exception = fact.exception
-        self.traceback = fact.traceback
-        self.at = fact.at
+        self.task: str | None = fact.task
+        self.task_id: str | None = fact.task_id
+        self.reason: str = fact.reason
+        self.queue: str = fact.queue
+        self.exception: BaseException | None = fact.exception
+        self.traceback: str | None = fact.traceback
+        self.at: float = fact.at
+        self.args: Sequence[Any]
+        self.kwargs: Mapping[str, Any]
         self.args, self.kwargs = decode_arguments(fact.payload)
 
     @property

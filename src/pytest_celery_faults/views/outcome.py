@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from celery.result import EagerResult, ResultBase
 from celery.states import EXCEPTION_STATES, READY_STATES
@@ -99,7 +99,7 @@ class Outcome(Sequence["Outcome"]):
     def __eq__(self, other: object) -> bool:
         return self._content() == other._content() if isinstance(other, Outcome) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
