@@ -21,6 +21,15 @@ def celery_faults_app():
     return app
 
 
+@pytest.fixture(autouse=True)
+def scratch(monkeypatch, tmp_path):
+    """Where tasks keep what they need only while they run: `clean_up` deletes there, and in a test nowhere else."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("WORKER_SCRATCH", str(folder))
+    return folder
+
+
 class RatesService:
     """At the other end of the HTTP exchange: answers with its statuses in order. The last one stays."""
 

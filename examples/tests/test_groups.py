@@ -3,6 +3,7 @@
 import pytest
 from celery import group
 
+from pytest_celery_faults import Drop
 from worker.celery_tasks import add
 
 
@@ -57,3 +58,49 @@ def test_the_member_that_fails_is_the_one_whose_error_get_raises(celery_faults):
     assert [member.state for member in result.results] == ["SUCCESS", "SUCCESS", "FAILURE", "SUCCESS", "SUCCESS"]
     assert [member.result for member in result.results if member.successful()] == [4, 8, 32, 64]
     assert result.completed_count() == 4
+
+
+# -- the same in a line: what has become of all members, as a tree
+
+
+@pytest.mark.inject(OverflowError("out of range"), task=add, skip=2)
+def test_the_outcome_of_a_group_tells_what_became_of_each_member(celery_faults):
+    result = five_additions().delay()
+    celery_faults.worker.drain()
+
+    outcome = celery_faults.outcome(result)
+    assert outcome.state == "FAILURE"
+    assert outcome.states == ["SUCCESS", "SUCCESS", "FAILURE", "SUCCESS", "SUCCESS"]
+    assert outcome.values == [4, 8, None, 32, 64]
+    assert repr(outcome.errors) == "[None, None, OverflowError('out of range'), None, None]"
+    assert str(outcome).splitlines() == [
+        "group  FAILURE",
+        "  worker.celery_tasks.add#1  SUCCESS  4",
+        "  worker.celery_tasks.add#2  SUCCESS  8",
+        "  worker.celery_tasks.add#3  FAILURE  OverflowError('out of range')",
+        "  worker.celery_tasks.add#4  SUCCESS  32",
+        "  worker.celery_tasks.add#5  SUCCESS  64",
+    ]
+
+
+def test_the_outcome_tells_what_is_so_now_and_runs_nothing(celery_faults):
+    result = five_additions().delay()
+
+    assert celery_faults.outcome(result).states == ["PENDING"] * 5
+    assert celery_faults.timeline.where("started") == []
+
+    celery_faults.worker.drain()
+    outcome = celery_faults.outcome(result)
+    assert outcome.state == "SUCCESS"
+    assert outcome.values == [4, 8, 16, 32, 64]
+
+
+@pytest.mark.inject(Drop(), task=add, skip=4)
+def test_a_member_that_never_comes_is_lost_and_not_only_pending(celery_faults):
+    result = five_additions().delay()
+    celery_faults.worker.drain()
+
+    assert [member.state for member in result.results][-1] == "PENDING"
+    outcome = celery_faults.outcome(result)
+    assert outcome.states == ["SUCCESS"] * 4 + ["LOST"]
+    assert outcome[4].why == "the broker lost it when it was published"

@@ -9,6 +9,8 @@ app = Celery(
     "worker",
     broker=os.environ.get("WORKER_BROKER_URL", "redis://localhost:6379/0"),
     backend=os.environ.get("WORKER_RESULT_BACKEND", "redis://localhost:6379/1"),
+    # The receivers of signals: nobody calls them by name, so the worker is told to import them.
+    include=["worker.signals"],
 )
 
 app.conf.update(

@@ -1,17 +1,20 @@
 """The tasks."""
 
+import os
 import shutil
+import tempfile
 import time
 import traceback
 from pathlib import Path
 
+from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
 from . import money
 from .app import app
 from .client import Client, ServiceDownError, TooManyRequestsError
-from .tasks_base import AutoRetryTask, JitteredAutoRetryTask, PatientAutoRetryTask
+from .tasks_base import AutoRetryTask, JitteredAutoRetryTask, LoggedTask, PatientAutoRetryTask
 
 logger = get_task_logger(__name__)
 
@@ -19,6 +22,11 @@ logger = get_task_logger(__name__)
 @app.task
 def add(x, y):
     return x + y
+
+
+@app.task
+def multiply(x, y):
+    return x * y
 
 
 # -- retries
@@ -55,6 +63,38 @@ def total_of_branch(prices):
 def archive(source, target):
     """Copy a file to the archive, a network drive that comes and goes."""
     return shutil.copyfile(source, target)
+
+
+# -- what is done about a failure: by a base class, by a callback, by a signal (`signals.py`)
+
+
+@app.task(base=LoggedTask)
+def share(costs, heads):
+    return costs / heads
+
+
+# A retry is no failure: the base class logs only what is final.
+@app.task(base=LoggedTask, autoretry_for=(IOError,), max_retries=3, default_retry_delay=10, time_limit=5)
+def share_file(path, heads):
+    """Share the costs that a file lists, one a line; it lies on the drive that comes and goes."""
+    return sum(map(float, Path(path).read_text().split())) / heads
+
+
+@app.task
+def error_handler(request, exc, traceback):
+    """For `link_error`: logs what is known of a task that failed."""
+    logger.error("Task %s failed: %r\n%s", request.id, exc, traceback)
+
+
+def scratch_of(task_id):
+    """The folder in which a task keeps what it needs only while it runs."""
+    return Path(os.environ.get("WORKER_SCRATCH") or Path(tempfile.gettempdir(), "worker"), task_id)
+
+
+# Of no application in particular: whichever runs in this process has it.
+@shared_task
+def clean_up(task_id):
+    shutil.rmtree(scratch_of(task_id), ignore_errors=True)
 
 
 # -- messages that cannot be worked

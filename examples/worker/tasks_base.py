@@ -1,6 +1,16 @@
-"""Base classes: a retry schedule is written once and used by many tasks."""
+"""Base classes: a retry schedule, or what is done about a failure, is written once and used by many tasks."""
 
 from celery import Task
+from celery.utils.log import get_task_logger
+
+logger = get_task_logger(__name__)
+
+
+class LoggedTask(Task):
+    """Logs what a task failed with, and what it was given."""
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        logger.error("%s %s failed with %r, given %r %r\n%s", self.name, task_id, exc, args, kwargs, einfo)
 
 
 class AutoRetryTask(Task):
