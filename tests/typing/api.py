@@ -1,31 +1,47 @@
-"""What a user writes, under mypy strict: this file is type-checked, never run."""
+"""What a user writes, under mypy and pyright, both strict: this file is type-checked, never run."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from pytest_celery_faults import (
     Attempt,
+    BackendDown,
+    Broker,
     BrokerDown,
+    Callback,
+    Callbacks,
     CeleryFaultsError,
+    Clock,
     Crash,
     DeadLetterQueue,
+    Delay,
     Drop,
     Duplicate,
     Event,
+    Execution,
     Fault,
     Harness,
     Injection,
     Letter,
     Message,
+    Outcome,
     RetryHistory,
     RetryPolicy,
     RetryRecorder,
+    Revoke,
+    Sent,
     SentMessage,
+    SentSignal,
+    Signals,
     Site,
     Sleep,
+    Timeline,
+    WaitNeverEndsError,
+    WorkerControl,
     inject,
 )
 
@@ -87,3 +103,46 @@ def test_marked(celery_faults: Harness, retry_recorder: RetryRecorder, celery_dl
     assert [message.task for message in messages] == [message.task for message in sent]
     with contextlib.suppress(CeleryFaultsError):
         celery_faults.inject(OSError, task="nonsense")
+
+
+def first_try(execution: Execution) -> bool:
+    return execution.retries == 0 and not execution.redelivered and execution.task_id in execution.headers
+
+
+@inject(Delay(2.5), at="receive", when=first_try)
+@inject(BackendDown(10), every=2, skip=1, probability=0.5)
+@inject(Revoke(terminate=True), task="shop.tasks.resize")
+def test_views(celery_faults: Harness) -> None:
+    clock: Clock = celery_faults.clock
+    broker: Broker = celery_faults.broker
+    worker: WorkerControl = celery_faults.worker
+    assert worker.running == (clock.time() > 0)
+    assert broker.queues["celery"] == len(broker.unacked)
+    timeline: Timeline = celery_faults.timeline
+    first: Event = timeline[0]
+    rest: list[Event] = timeline[1:]
+    retried: list[Event] = timeline.where("retry", task="shop.tasks.resize", attempt=2)
+    assert [first, *rest] != [event for event in retried if event.data]
+    outcome: Outcome = celery_faults.outcome(None)
+    failed: list[str | None] = [task.task for task in outcome.tasks if task.state == "FAILURE"]
+    members: Sequence[Outcome] = outcome
+    assert len(failed) < len(members)
+    error: BaseException | None = outcome.header[0].error
+    assert error is None or outcome.body.why
+    callbacks: Callbacks = celery_faults.callbacks
+    missing: list[Callback] = callbacks.missing
+    assert [callback.parent for callback in callbacks] != [callback.task for callback in missing]
+    assert callbacks.links + callbacks.errbacks + callbacks.bodies == callbacks.of("shop.tasks.resize")
+    signals: Signals = celery_faults.signals
+    told: list[SentSignal] = signals.where("task_failure", task="shop.tasks.resize")
+    names: list[str] = signals.names()
+    assert [signal.name for signal in told] == names
+    sent: Sent = celery_faults.sent
+    message: SentMessage = sent[-1]
+    assert message.task
+    injection: Injection = celery_faults.inject(Crash())
+    left: int | None = injection.remaining
+    assert left is None or left > injection.fired
+    injection.cancel()
+    with contextlib.suppress(WaitNeverEndsError):
+        celery_faults.verify()
