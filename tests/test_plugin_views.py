@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from plugin_helpers import section
@@ -18,6 +20,16 @@ def test_delays(retry_recorder):
     download.delay("x").get()
     assert retry_recorder.delays == [1, 3]
 
+@pytest.mark.inject(OSError("no net"), times=2)
+def test_one_more(retry_recorder):
+    download.delay("x").get()
+    assert retry_recorder.delays == [1, 2, 4]
+
+@pytest.mark.inject(OSError("no net"), times=2)
+def test_one_less(retry_recorder):
+    download.delay("x").get()
+    assert retry_recorder.delays == [2]
+
 @pytest.mark.inject(OSError("no net"), times=2, task=download)
 def test_waits(retry_recorder, celery_faults):
     download.delay("x")
@@ -27,41 +39,250 @@ def test_waits(retry_recorder, celery_faults):
     assert [1, 2] == retry_recorder.of(download).waits
 
 @pytest.mark.inject(OSError("no net"), times=2)
+def test_states(retry_recorder):
+    download.delay("x").get()
+    assert [attempt.state for attempt in retry_recorder.attempts] == ["RETRY", "SUCCESS"]
+
+@pytest.mark.inject(OSError("no net"), times=2)
 def test_other_lists(retry_recorder):
     download.delay("x").get()
     assert list(retry_recorder.delays) == [1, 3]
+
+def test_reasons(celery_faults, celery_dlq):
+    boom.delay()
+    app.send_task("nowhere")
+    celery_faults.worker.drain()
+    assert celery_dlq.reasons == {"failed": 2, "rejected": 1}
+
+def test_letters(celery_faults, celery_dlq):
+    boom.delay()
+    app.send_task("nowhere")
+    celery_faults.worker.drain()
+    assert [letter.reason for letter in celery_dlq] == ["failed", "rejected"]
+
+def test_signals(celery_faults):
+    result = boom.delay()
+    celery_faults.worker.drain()
+    expected = ["before_task_publish", "task_received", "task_prerun", "task_success"]
+    assert celery_faults.signals.names(result) == expected
+
+def test_sent(celery_faults):
+    add.delay(1, 2)
+    assert [message.task for message in celery_faults.sent] == ["shop.add", "shop.add"]
+
+def test_callbacks(celery_faults):
+    add.apply_async((1, 2), link=add.s(3))
+    celery_faults.worker.drain()
+    assert [link.task for link in celery_faults.callbacks] == ["shop.slow"]
+
+def test_not_equal(celery_faults):
+    boom.delay()
+    celery_faults.worker.drain()
+    assert "failed" not in celery_faults.dlq.reasons
 """
+HEADING = "attempt  started at  exception          planned delay  real delay"
 TABLES = {
     "test_delays": [
-        "E         attempt  started at  exception          planned delay  real delay",
-        "E         1        0 s         OSError('no net')  1 s            1 s",
-        "E         2        1 s         OSError('no net')  2 s            2 s",
-        "E         3        3 s         -                  -              -",
+        "shop.download#1",
+        HEADING,
+        "1        0 s         OSError('no net')  1 s            1 s",
+        "2        1 s         OSError('no net')  2 s            2 s         <- expected 3",
+        "3        3 s         -                  -              -",
+    ],
+    "test_one_more": [
+        "shop.download#1",
+        HEADING,
+        "1        0 s         OSError('no net')  1 s            1 s",
+        "2        1 s         OSError('no net')  2 s            2 s",
+        "3        3 s         -                  -              -",
+        "<- missing: 4",
+    ],
+    "test_one_less": [
+        "shop.download#1",
+        HEADING,
+        "1        0 s         OSError('no net')  1 s            1 s         <- not expected",
+        "2        1 s         OSError('no net')  2 s            2 s",
+        "3        3 s         -                  -              -",
     ],
     "test_waits": [
-        "E         attempt  started at  exception          planned delay  real delay",
-        "E         1        0 s         OSError('no net')  1 s            10.5 s",
-        "E         2        10.5 s      OSError('no net')  2 s            2 s",
-        "E         3        12.5 s      -                  -              -",
+        "shop.download#1",
+        HEADING,
+        "1        0 s         OSError('no net')  1 s            10.5 s      <- expected 1",
+        "2        10.5 s      OSError('no net')  2 s            2 s",
+        "3        12.5 s      -                  -              -",
+    ],
+    "test_states": [
+        "shop.download#1",
+        "attempt  state    started at  exception          planned delay  real delay",
+        "1        RETRY    0 s         OSError('no net')  1 s            1 s         <- not expected",
+        "2        RETRY    1 s         OSError('no net')  2 s            2 s",
+        "3        SUCCESS  3 s         -                  -              -",
+    ],
+    "test_reasons": [
+        "celery_dlq",
+        "reason        task       args  exception            at",
+        "unregistered  nowhere    []    KeyError('nowhere')  0 s",
+        "failed        shop.boom  []    ValueError('boom')   0 s",
+        "<- 'unregistered': 1, expected 0",
+        "<- 'failed': 1, expected 2",
+        "<- 'rejected': 0, expected 1",
+    ],
+    "test_letters": [
+        "celery_dlq",
+        "reason        task       queue   route    args  exception            at",
+        "unregistered  nowhere    celery  broker   []    KeyError('nowhere')  0 s  <- expected 'failed'",
+        "failed        shop.boom  celery  harness  []    ValueError('boom')   0 s  <- expected 'rejected'",
+    ],
+    "test_sent": [
+        "celery_faults.sent",
+        "task      queue   args    retries  countdown  at",
+        "shop.add  celery  [1, 2]  0        -          0 s",
+        "<- missing: 'shop.add'",
+    ],
+    "test_callbacks": [
+        "celery_faults.callbacks",
+        "task      kind  parent      at",
+        "shop.add  link  shop.add#1  0 s  <- expected 'shop.slow'",
+    ],
+    "test_not_equal": [
+        "celery_dlq",
+        "reason  task       args  exception           at",
+        "failed  shop.boom  []    ValueError('boom')  0 s",
     ],
 }
+# pytest shows eight lines when it is not verbose: those that differ, and what stands next to them.
+SIGNALS = {
+    False: [
+        "celery_faults.signals",
+        "name                 task         process  at",
+        "before_task_publish  shop.boom#1  test     0 s",
+        "after_task_publish   shop.boom#1  test     0 s  <- not expected",
+        "task_failure         shop.boom#1  child    0 s  <- expected 'task_success'",
+        "task_postrun         shop.boom#1  child    0 s  <- not expected",
+        "... 2 more lines, -vv shows them",
+    ],
+    True: [
+        "celery_faults.signals",
+        "name                 task         process  at",
+        "before_task_publish  shop.boom#1  test     0 s",
+        "after_task_publish   shop.boom#1  test     0 s  <- not expected",
+        "task_received        shop.boom#1  main     0 s",
+        "task_prerun          shop.boom#1  child    0 s",
+        "task_failure         shop.boom#1  child    0 s  <- expected 'task_success'",
+        "task_postrun         shop.boom#1  child    0 s  <- not expected",
+    ],
+}
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@pytest.mark.parametrize("arguments", [[], ["-vv"], ["-q"], ["-n2"]], ids=" ".join)
-def test_delays_that_differ_are_shown_as_a_table(shop, arguments):
+def explanations(result):
+    """The lines that pytest marks with an E, by test."""
+    shown = {}
+    for line in (COLOUR.sub("", line) for line in result.outlines):
+        title = re.fullmatch(r"_+ (test_\w+) _+", line)
+        if title:
+            shown[title[1]] = lines = []
+        elif shown and re.match("E  ", line):
+            lines.append(line[1:].strip())
+    return shown
+
+
+@pytest.mark.parametrize("arguments", [[], ["-vv"], ["-q"], ["-n2"], ["--color=yes"]], ids=" ".join)
+def test_what_differs_is_shown_as_a_table(shop, arguments, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)  # pytest shows everything there
     shop.test(HEAD + COMPARED)
     result = shop.armed(*arguments, subprocess="-n2" in arguments)
-    result.assert_outcomes(failed=3)
-    for test, table in TABLES.items():
-        shown = section(result, test)
-        start = shown.index("E         shop.download#1")
-        assert shown[start + 1 : start + 5] == table
-    assert "E         shop.download#1" not in section(result, "test_other_lists")
+    shown = explanations(result)
+    assert shown.keys() == {*TABLES, "test_signals", "test_other_lists"}
+    for test, table in {**TABLES, "test_signals": SIGNALS["-vv" in arguments]}.items():
+        assert shown[test][1 : len(table) + 1] == table
+        assert shown[test][len(table) + 1].startswith("celery faults: ")
+    assert not any("shop.download#1" in line for line in shown["test_other_lists"][:-1])
 
 
-def test_without_assertion_rewriting_the_test_fails_all_the_same(shop):
+def test_a_long_table_is_whole_when_pytest_is_verbose(shop, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    shop.test(
+        HEAD
+        + """
+def test_it(celery_faults):
+    results = [boom.delay() for _ in range(30)]
+    celery_faults.worker.drain()
+    reasons = [letter.reason for letter in celery_faults.dlq]
+    assert reasons == ["failed"] * 17 + ["expired"] + ["failed"] * 12
+"""
+    )
+    brief = explanations(shop.armed())["test_it"]
+    assert brief[-2] == "... 26 more lines, -vv shows them"
+    assert [line for line in brief if "<-" in line] == [
+        "failed  shop.boom  celery  harness  []    ValueError('boom')  0 s  <- expected 'expired'"
+    ]
+    whole = explanations(shop.armed("-vv"))["test_it"]
+    assert sum(line.startswith("failed ") for line in whole) == 30
+    assert not any("more lines" in line for line in whole)
+
+
+def test_without_assertion_rewriting_what_was_looked_at_is_a_section(shop):
     shop.test(HEAD + COMPARED)
-    shop.armed("--assert=plain").assert_outcomes(failed=3)
+    result = shop.armed("--assert=plain")
+    result.assert_outcomes(failed=12)
+    title = "celery faults: what the test looked at last"
+    shown = [i for i, line in enumerate(result.outlines) if line.strip("- ") == title]
+    tables = [result.outlines[i + 1 : i + 6] for i in shown]
+    assert ["shop.download#1", HEADING] in [table[:2] for table in tables]
+    assert "celery_faults.signals" in [table[0] for table in tables]
+    # With its explanations pytest says it where the comparison is.
+    assert not any(title in line for line in shop.armed().outlines)
+
+
+def test_a_wait_that_ended_in_an_error_shows_the_last_events_of_what_was_waited_for(shop):
+    shop.test(
+        HEAD
+        + """
+from celery import group
+
+def test_get(celery_faults):
+    add.delay(1, 1)
+    boom.delay().get()
+
+def test_timeout(celery_faults):
+    slow.delay(10).get(timeout=3)
+
+def test_group(celery_faults):
+    group(add.s(1, 1), boom.s()).delay().get()
+
+@pytest.mark.inject(OSError("no net"), times=None)
+def test_only_the_last(celery_faults):
+    result = download.delay("x")
+    result.get()
+
+@pytest.mark.celery_faults(queues=["other"])
+def test_never(celery_faults):
+    add.delay(1, 1).get()
+
+def test_other_errors(celery_faults):
+    boom.delay()
+    celery_faults.worker.drain(fail_fast=True)
+"""
+    )
+    result = shop.armed()
+    result.assert_outcomes(failed=6)
+    shown = explanations(result)
+    heading = "celery faults: the last events of what was waited for:"
+    events = {test: lines[lines.index(heading) + 1 :] for test, lines in shown.items() if heading in lines}
+    assert events.keys() == {"test_get", "test_timeout", "test_group", "test_only_the_last", "test_never"}
+    assert events["test_get"] == [
+        "0.000000 s sent shop.boom#1 to celery",
+        "0.000000 s received shop.boom#1",
+        "0.000000 s acked shop.boom#1",
+        "0.000000 s started shop.boom#1 attempt 1",
+        "0.000000 s failed shop.boom#1 attempt 1 ValueError('boom')",
+        "0.000000 s dead-lettered shop.boom#1 failed",
+    ]
+    assert events["test_timeout"][-1] == "0.000000 s started shop.slow#1 attempt 1"
+    assert {line.split()[3] for line in events["test_group"]} == {"shop.add#1", "shop.boom#1"}
+    assert len(events["test_only_the_last"]) == 6
+    assert events["test_never"] == ["0.000000 s sent shop.add#1 to celery"]
 
 
 def test_a_policy_that_is_not_followed_is_shown_as_a_table(shop):
@@ -112,6 +333,14 @@ WRONG_CALLS = {
     "celery_faults.timeline.where(task=3)": "3 is neither a task nor the name of one",
     "celery_faults.sent.of('shop.ad')": "there is no task 'shop.ad', did you mean 'shop.add'?",
     "celery_faults.sent.of(None)": "None is neither a task nor the name of one",
+    "celery_faults.signals.count('task_falure')": "'task_falure' is no signal, did you mean 'task_failure'? There is:",
+    "celery_faults.signals.names('shop.ad')": "there is no task 'shop.ad', did you mean 'shop.add'?",
+    "celery_faults.callbacks.of('shop.ad')": "there is no task 'shop.ad', did you mean 'shop.add'?",
+    "celery_faults.callbacks[3]": "there is no number 3: celery_faults.callbacks has 0 callbacks",
+    "celery_faults.outcome(3)": "outcome(3): the result of a task, a group, a chord or a chain",
+    "celery_faults.outcome(app.AsyncResult('x'))": "outcome(): no task with the id 'x' was sent in this test",
+    "celery_faults.broker.messages('celry')": "there is no queue 'celry', did you mean 'celery'? Queues: celery, dlq",
+    "celery_faults.broker.messages(3)": "broker.messages(3): the name of a queue",
     "celery_dlq.of('shop.ad')": "there is no task 'shop.ad', did you mean 'shop.add'?",
     "celery_dlq.of(3)": "3 is neither a task nor the name of one",
     "celery_dlq.redrive('shop.add')": "redrive('shop.add'): a letter of celery_dlq, or nothing for all of them",
@@ -156,17 +385,14 @@ def test_an_error_of_the_plugins_own_is_shown_with_its_frames(shop):
     shop.test(
         HEAD
         + """
-from pytest_celery_faults.views.sent import Sent
-
-def test_it(celery_faults, monkeypatch):
-    monkeypatch.setattr(Sent, "_messages", 3, raising=False)
-    celery_faults.sent._messages = 3
+def test_it(celery_faults):
+    celery_faults.sent._recorder = 3
     len(celery_faults.sent)
 """
     )
     result = shop.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*views/sent.py:*: TypeError"])
+    result.stdout.fnmatch_lines(["*views/sent.py:*: AttributeError"])
 
 
 # -- near misses

@@ -30,7 +30,7 @@ def explain(harness: Harness, op: str, left: object, right: object, in_full: boo
         if in_full:
             return [sides, table.title, *(line.text for line in lines)]
         short = reprlib.Repr()
-        short.maxlist = short.maxdict = 8
+        short.maxlist = short.maxdict = 5
         return [f"{short.repr(left)} {op} {short.repr(right)}", table.title, *_fitting(lines, _ROOM - 1)]
     return None
 

@@ -115,3 +115,6 @@ def hide_ours(excinfo: Any) -> bool:
         traceback = traceback.tb_next
     package = __name__.rpartition(".")[0]
     return traceback is None or not traceback.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")
+
+
+__tracebackhide__ = hide_ours
