@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from pytest_celery_faults.broker import Broker
+from pytest_celery_faults.callbacks import CallbackLog
 from pytest_celery_faults.effects import Effects
 from pytest_celery_faults.injection import Injection, Injector
 from pytest_celery_faults.letterdesk import LetterDesk, Quarantine
 from pytest_celery_faults.memory import Server
 from pytest_celery_faults.recorder import Recorder
+from pytest_celery_faults.signal_log import SignalLog
 from pytest_celery_faults.simulation import Simulation
 from pytest_celery_faults.timeline import Timeline
-from pytest_celery_faults.views import lost
+from pytest_celery_faults.views import callbacks, lost, signals
 from pytest_celery_faults.views.letters import DeadLetterQueue, Letter
+from pytest_celery_faults.views.lost import Snapshot
 from pytest_celery_faults.views.policy import Bounds, RetryPolicy
 from pytest_celery_faults.views.retries import RetryHistory
 
 TESTS = """
 import pytest
+from celery import chord
 from celery.exceptions import Reject
 from pytest_celery_faults import BrokerDown, Crash, Drop, FaultNeverFiredError, PolicyNotFollowedError, Sleep
 from shop import add, app, boom, download, jittery, slow
@@ -149,6 +155,35 @@ def test_a_redelivery_is_no_retry(celery_faults, retry_recorder):
     assert retry_recorder.count == 0
     assert [attempt.redelivered for attempt in retry_recorder.attempts] == [False, True]
     assert len(celery_faults.timeline.where("redelivered")) == 1
+
+def test_links_and_errbacks(celery_faults):
+    @app.task
+    def errback(request, exc, traceback):
+        pass
+    result = add.apply_async((1, 2), link=add.s(3))
+    failed = boom.apply_async(link_error=errback.s())
+    celery_faults.worker.drain()
+    assert [(link.parent, link.args) for link in celery_faults.callbacks.links] == [(result.id, [3, 3])]
+    assert [called.parent for called in celery_faults.callbacks.errbacks] == [failed.id]
+    assert celery_faults.callbacks.missing == []
+
+@pytest.mark.inject(Drop(), task=add)
+def test_a_chord_that_loses_a_header(celery_faults):
+    result = chord([add.s(1, 1), add.s(2, 2)])(add.s(1))
+    celery_faults.worker.drain()
+    assert [missing.kind for missing in celery_faults.callbacks.missing] == ["chord body"]
+    assert celery_faults.outcome(result).states == {"header": ["LOST", "SUCCESS"], "body": "LOST"}
+
+def test_what_waits_is_pending(celery_faults):
+    result = add.apply_async((1, 2), countdown=60)
+    celery_faults.worker.advance(1)
+    assert celery_faults.outcome(result).state == "PENDING"
+
+def test_signals(celery_faults):
+    boom.delay()
+    celery_faults.worker.drain()
+    assert celery_faults.signals.count("task_failure", sender=boom) == 1
+    assert celery_faults.signals.count("task_failure", sender=add) == 0
 """
 
 
@@ -209,6 +244,19 @@ SABOTAGE = {
     "a broker that keeps what it loses": (Broker, "_struck", nothing, {"test_a_lost_message", "test_an_outage"}),
     "an outage that breaks no connection": (Server, "take_down", nothing, {"test_an_outage"}),
     "losses that nobody counts": (lost, "_lost", lambda recorder, broker: [], {"test_a_lost_message"}),
+    "links that are taken for anything": (CallbackLog, "_cause_of", nothing, {"test_links_and_errbacks"}),
+    "errbacks that nobody hears called": (
+        CallbackLog, "called", lambda *_: nullcontext(), {"test_links_and_errbacks"},
+    ),
+    "chords that are never stuck": (
+        callbacks, "stuck_chords", lambda *_: [], {"test_a_chord_that_loses_a_header"},
+    ),
+    "what is lost, pending": (Snapshot, "lost", lambda *_: "", {"test_a_chord_that_loses_a_header"}),
+    "what is pending, lost": (
+        Snapshot, "waits", nothing, {"test_what_waits_is_pending"},
+    ),
+    "signals that nobody hears": (SignalLog, "_write", nothing, {"test_signals"}),
+    "signals of any sender": (signals, "_same", lambda *_: True, {"test_signals"}),
     "a timeline that writes nothing down": (
         Timeline, "where", lambda self, kind=None, **_: [], {"test_a_redelivery_is_no_retry"},
     ),
@@ -228,7 +276,7 @@ def outcomes(result):
 def test_unbroken_all_of_them_pass(shop):
     shop.test(TESTS)
     assert outcomes(shop.armed("-rA"))["FAILED"] == set()
-    shop.armed().assert_outcomes(passed=19)
+    shop.armed().assert_outcomes(passed=23)
 
 
 @pytest.mark.parametrize("how", SABOTAGE)
