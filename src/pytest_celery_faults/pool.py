@@ -18,6 +18,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from billiard.pool import ApplyResult
 from celery import signals
+from celery.concurrency import prefork
 from celery.concurrency.base import BasePool
 
 from . import timeline as happened
@@ -31,17 +32,26 @@ __tracebackhide__ = hide_ours
 _file_numbers = itertools.count(-2, -1)
 _FIRST_PID = 10_001
 _SOFT_TIMEOUT = getattr(signal, "SIGUSR1", -1)
+# Signals on which a child unwinds and leaves: see billiard.common.reset_signals.
+_LEAVES_ON = {signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name))}
 
 
 class Child:
-    """A pool process: at most one job at a time, on a fiber of its own."""
+    """A pool process: at most one job at a time, on a fiber of its own, as are its start and its end."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.job: Any = None
         self.fiber: Fiber | None = None
-        self.terminated = False
+        #: The signal that it was sent to end it, and what `sys.exit` was last called with in it.
+        self.signal: int | None = None
+        self.exitcode: Any = 0
+        self.gone = False
         self._killed: list[Any] = []
+
+    @property
+    def idle(self) -> bool:
+        return self.job is None and self.fiber is None and not self.gone
 
     #: Ends the process from inside, as SIGKILL would.
     die: Callable[[str], None]
@@ -103,15 +113,24 @@ class Pool(BasePool):
         self._timers: dict[int, Any] = {}
         self._backlog: deque[tuple[Any, Any, Any, Any]] = deque()
         self._semaphore = self.options.get("semaphore")
-        for _ in range(self.limit):
+        self._hub: Any = None
+        self._stopping = False
+        # Celery 5.6 does not name the worker to which a child belongs.
+        self._hostname = self.options["initargs"][1] if hasattr(prefork, "_process_hostname") else None
+        self._size: int = self.limit
+        for _ in range(self._size):
             self._new_child()
+        self._simulation.wait("the pool's processes to start", until=self._simulation.clock.now_us)
 
     def _new_child(self) -> None:
+        signals.worker_before_create_process.send(sender=self)
         child = Child(next(self._pids))
         child.die = lambda why: self.lose(child, -signal.SIGKILL, why)
         self._children.append(child)
-        hostname = (self.options.get("initargs") or (None, None))[1]
-        signals.worker_process_init.send(sender=hostname)
+        self._run(child, "the start of a pool process", lambda: self._begin(child))
+
+    def _run(self, child: Child, what: str, function: Callable[[], None]) -> None:
+        child.fiber = self._simulation.spawn(what, TASK_RANK, function, data=child)
 
     # -- the worker's side
 
@@ -150,19 +169,23 @@ class Pool(BasePool):
 
     def _give_out_jobs(self) -> None:
         for child in self._children:
-            if not self._backlog:
-                return
-            if child.job is None and not child.terminated:
+            if not child.idle:
+                continue
+            if self._backlog:
                 job, target, args, kwargs = self._backlog.popleft()
                 child.job = job
-                child.fiber = self._simulation.spawn(
+                self._run(
+                    child,
                     self.recorder.timeline.label(None, job.correlation_id),
-                    TASK_RANK,
                     lambda child=child, target=target, args=args, kwargs=kwargs: self._work(  # type: ignore[misc]
                         child, target, args, kwargs
                     ),
-                    data=child,
                 )
+            elif self._stopping:
+                self._dismiss(child)
+
+    def _dismiss(self, child: Child) -> None:
+        self._run(child, "the end of a pool process", lambda: self._leave(child))
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._hub = hub
@@ -220,6 +243,16 @@ class Pool(BasePool):
 
     # -- the child's side
 
+    def _begin(self, child: Child) -> None:
+        signals.worker_process_init.send(sender=self._hostname)
+        child.fiber = None
+        self._give_out_jobs()
+
+    def _leave(self, child: Child) -> None:
+        signals.worker_process_shutdown.send(sender=self._hostname, pid=child.pid, exitcode=child.exitcode)
+        child.fiber = None
+        self.lose(child, child.signal or 0, "left")
+
     def _work(self, child: Child, target: Any, args: Any, kwargs: Any) -> None:
         job = child.job
         clock = self._simulation.clock
@@ -233,17 +266,16 @@ class Pool(BasePool):
         self._messages.queue.append(accept)
         # The worker hears of it and acks an early-acked message before the task goes on.
         self._simulation.wait("the worker to take notice of the start", ready=lambda: taken[0])
-        leave = False
+        exit_: SystemExit | None = None
         try:
             result = (True, target(*args, **kwargs))
         except (Exception, SystemExit) as exc:
-            if child.terminated:
+            if child.signal is not None:
                 # billiard's child says nothing of a job whose end a signal began, whatever exception came out.
-                child.fiber = None
-                self.lose(child, signal.SIGTERM, "ended by SIGTERM")
+                self._leave(child)
                 return
             result = (False, ExceptionInfo())
-            leave = isinstance(exc, SystemExit)
+            exit_ = exc if isinstance(exc, SystemExit) else None
         except BaseException as exc:
             # Ctrl-C, pytest.fail(), pytest-timeout: they are about the test, which they end. The child is lost.
             self._simulation.abort(exc)
@@ -252,29 +284,35 @@ class Pool(BasePool):
             return
 
         def done() -> None:
-            child.job = child.fiber = None
+            child.job = None
+            if exit_ is None:
+                child.fiber = None
             if not job.ready() and self._semaphore is not None:
                 self._semaphore.release()
             job._set(None, result)
-            if leave:
-                self._children.remove(child)
-                self._new_child()
             self._give_out_jobs()
 
         self._messages.queue.append(done)
+        if exit_ is not None:
+            # billiard's child leaves when the worker has read what it said.
+            self._simulation.wait("the worker to take notice of the end", ready=lambda: child.job is None)
+            child.exitcode = exit_.code or 0
+            self._leave(child)
 
     def _kill(self, child: Child, why: str) -> None:
         """SIGKILL: none of the child's code runs any more."""
         if child.fiber is not None:
             child.kill(self._simulation)
-            self.recorder.killed(child.job.correlation_id, why)
+            if child.job is not None:
+                self.recorder.killed(child.job.correlation_id, why)
 
     def _replace(self, child: Child) -> None:
         child.job = None
         self._children.remove(child)
         if child._killed:
             self._replaced.append(child)
-        self._new_child()
+        if len(self._children) < self._size and not self._stopping:
+            self._new_child()
         if self._semaphore is not None:
             self._semaphore.release()
         self._give_out_jobs()
@@ -282,11 +320,12 @@ class Pool(BasePool):
     def lose(self, child: Child, exitcode: int, why: str) -> None:
         """The child's process is gone; the worker finds out in its loop."""
         job = child.job
+        child.gone = True
         self._kill(child, why)
 
         def gone() -> None:
             if job is not None and not job.ready():
-                if child.terminated:
+                if child.signal is not None:
                     job._set_terminated(exitcode)
                 else:
                     try:
@@ -308,11 +347,17 @@ class Pool(BasePool):
             assert child.fiber is not None
             self._simulation.throw(child.fiber, SoftTimeLimitExceeded())
             return
-        child.terminated = True
-        if number == signal.SIGTERM and parked:
+        # The first one calls billiard's handler, which resets it; see billiard.common._shutdown_cleanup.
+        is_handled = number in _LEAVES_ON and number != child.signal
+        child.signal = number
+        if is_handled:
+            child.exitcode = -(256 - number)
+        if is_handled and parked and child.job is not None:
             # The task is unwound: its `finally` runs, and whatever it does there takes effect.
             assert child.fiber is not None
-            self._simulation.throw(child.fiber, SystemExit(-(256 - number)))
+            self._simulation.throw(child.fiber, SystemExit(child.exitcode))
+        elif is_handled and child.idle:
+            self._dismiss(child)
         else:
             self.lose(child, -number, f"killed by signal {number}")
 
@@ -320,43 +365,46 @@ class Pool(BasePool):
 
     @property
     def num_processes(self) -> int:
-        return len(self._children)
+        return self._size
 
     def grow(self, n: int = 1) -> None:
         for _ in range(n):
+            self._size += 1
             self._new_child()
             if self._semaphore is not None:
                 self._semaphore.grow()
 
     def shrink(self, n: int = 1) -> None:
         for _ in range(n):
-            idle = next((child for child in self._children if child.job is None), None)
+            idle = next((child for child in self._children if child.idle), None)
             if idle is None:
                 raise ValueError("Can't shrink pool. All processes busy!")
-            self._children.remove(idle)
+            self._size -= 1
             if self._semaphore is not None:
                 self._semaphore.shrink()
+            self.terminate_job(idle.pid)
 
     def on_stop(self) -> None:
         """Warm shutdown: what runs is finished, while timers and acks go on."""
         hub = self._hub
-        while self._cache or self._messages.queue:
-            self._read_messages()
-            if not self._cache:
-                break
+        self._stopping = True
+        self._give_out_jobs()
+        while self._children:
             self._simulation.wait(
                 "the running tasks to finish", ready=self._messages.readable, due=hub.timer.due if hub else None
             )
             if hub is not None:
                 hub.fire_timers()
+            self._read_messages()
         self._close_file()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: the children get SIGTERM, and SIGKILL if that was not enough."""
-        fibers = [child.fiber for child in self._children if child.fiber is not None]
-        for child in list(self._children):
-            if child.fiber is not None and not child.terminated:
+        """The children get SIGTERM, and SIGKILL if that was not enough."""
+        self._stopping = True
+        for child in self._children:
+            if child.signal is None:
                 self.terminate_job(child.pid)
+        fibers = [child.fiber for child in self._children if child.fiber is not None]
         self._simulation.wait(
             "the children to take notice of SIGTERM",
             ready=lambda: not any(self._simulation.is_about_to_raise(fiber) for fiber in fibers),

@@ -12,8 +12,10 @@ from celery import signals
 from celery.app import trace
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import CPendingDeprecationWarning, WorkerShutdown, WorkerTerminate
+from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
+from kombu.common import ignore_errors
 
 from . import timeline as happened
 from .clock import microseconds
@@ -99,6 +101,11 @@ class _ConsumerMixin:
 class Worker(CeleryWorker):
     """``celery worker``, without what belongs to a process of its own: signals, logging set-up, banner, title."""
 
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        # Each worker stands for a process of its own, which imports its modules.
+        app.loader.worker_initialized = False
+        super().__init__(app, **kwargs)
+
     def on_before_init(self, quiet: bool = False, **kwargs: Any) -> None:
         self.quiet = True
         trace.setup_worker_optimizations(self.app, self.hostname)
@@ -120,6 +127,39 @@ class Worker(CeleryWorker):
         else:
             super()._process_task(req)
 
+    def _on_signal(self) -> None:
+        """What Celery's handlers of SIGTERM and SIGQUIT do: see celery.apps.worker._shutdown_handler."""
+        warm = self.told_to_stop == "warm"
+        if not warm:
+            self._cancel_before_cold_shutdown()
+        exitcode = EX_OK if warm else EX_FAILURE
+        signals.worker_shutting_down.send(
+            sender=self.hostname,
+            sig="SIGTERM" if warm else "SIGQUIT",
+            how="Warm" if warm else "Cold",
+            exitcode=exitcode,
+        )
+        if warm:
+            state.should_stop = exitcode
+        else:
+            state.should_terminate = exitcode
+
+    def _cancel_before_cold_shutdown(self) -> None:
+        """See celery.apps.worker.on_cold_shutdown."""
+        self.wait_for_soft_shutdown()
+        consumer = self.consumer
+        if consumer.task_consumer is not None:
+            ignore_errors(consumer, consumer.task_consumer.cancel)
+        consumer.cancel_active_requests()
+        state.should_terminate = True
+        if consumer.pool is not None:
+            consumer.pool.stop()
+
+    def terminate(self, in_sighandler: bool = False) -> None:
+        if self.told_to_stop:
+            self._on_signal()
+        super().terminate(in_sighandler=in_sighandler)
+
     def stop(self, in_sighandler: bool = False, exitcode: Any = None) -> None:
         # Celery takes Ctrl-C in its own process for a shutdown; here it is the test that is interrupted.
         import sys
@@ -129,9 +169,13 @@ class Worker(CeleryWorker):
             raise interrupt
         if isinstance(interrupt, Exception):
             self.failure = interrupt
+        if self.told_to_stop:
+            self._on_signal()
         super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
 
     failure: BaseException | None = None
+    #: "warm" or "cold" when the test has sent SIGTERM or SIGQUIT. The handler runs when the worker has left its loop.
+    told_to_stop = ""
     #: Looks at each task that is about to be given to the pool.
     quarantine: Quarantine | None = None
 
@@ -220,24 +264,9 @@ class WorkerControl:
         fiber, instance = self._fiber, self._instance
         assert fiber is not None
         assert instance is not None
-        signals.worker_shutting_down.send(
-            sender=instance.hostname, sig="SIGTERM" if warm else "SIGQUIT", how="Warm" if warm else "Cold", exitcode=0
-        )
-        if warm:
-            state.should_stop = 0
-        else:
-            state.should_terminate = 0
-        if not warm:
-            self._cancel_before_cold_shutdown(instance)
-        self._simulation.throw(fiber, WorkerShutdown(0) if warm else WorkerTerminate(0))
+        instance.told_to_stop = "warm" if warm else "cold"
+        self._simulation.throw(fiber, WorkerShutdown(EX_OK) if warm else WorkerTerminate(EX_FAILURE))
         self._simulation.run_now("the worker to shut down", lambda: not fiber.alive)
-
-    def _cancel_before_cold_shutdown(self, instance: Worker) -> None:
-        """What Celery's handler of SIGQUIT does in the main process: see celery.apps.worker.on_cold_shutdown."""
-        consumer = instance.consumer
-        if consumer.task_consumer is not None:
-            consumer.task_consumer.cancel()
-        consumer.cancel_active_requests()
 
     def crash(self) -> None:
         """Power cut: the worker and all its tasks are gone at once, and it says goodbye to nobody.
