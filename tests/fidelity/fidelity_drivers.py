@@ -113,10 +113,14 @@ class Worker:
                 command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            wait_for("the worker starting", lambda: "worker_ready" in self.log.read_text(), _STARTS_WITHIN)
+            wait_for("the worker starting", self._is_up, _STARTS_WITHIN)
         except AssertionError:
             self.kill()
             raise
+
+    def _is_up(self) -> bool:
+        said = self.log.read_text()
+        return "worker_ready" in said and "worker_process_init" in said
 
     @property
     def alive(self) -> bool:
@@ -163,8 +167,7 @@ class RealSide:
         if scenario.fresh:
             self.stop()
         self.server.results.flushdb()
-        driver = RealDriver(self, self.worker(scenario.conf), scenario.loses_child)
-        raw = driver.run(scenario)
+        raw = RealDriver(self, self.worker(scenario.conf), scenario).run(scenario)
         if raw.unacked or any(raw.queues.values()) or scenario.fresh:
             self.stop()
         return raw
@@ -213,6 +216,9 @@ class Driver:
         for key in sorted(self._queue_keys()):
             found += [json.loads(one)["properties"]["priority"] for one in reversed(self.broker.lrange(key, 0, -1))]
         return found
+
+    def start(self) -> None:
+        """Have the worker started before anything is sent."""
 
     def settle(self) -> None:
         raise NotImplementedError
@@ -263,13 +269,26 @@ class Driver:
 
 
 class RealDriver(Driver):
-    def __init__(self, side: RealSide, worker: Worker, loses_child: bool) -> None:
+    def __init__(self, side: RealSide, worker: Worker, scenario: Scenario) -> None:
         super().__init__(worker.name)
-        self._loses_child = loses_child
+        self._loses_child = scenario.loses_child
         self._side = side
         self._worker = worker
-        self._offset = worker.log.stat().st_size
+        self._offset = 0 if scenario.fresh else worker.log.stat().st_size
         self.broker, self.results = side.server.broker, side.server.results
+
+    def run(self, scenario: Scenario) -> Raw:
+        recording = scenario_app.recording
+        before = recording.sink, recording.role
+        recording.sink = lambda record: scenario_app.append(str(self._worker.log), record)
+        recording.role = lambda: "client"
+        settings = {name: app.conf[name] for name in scenario.conf}
+        app.conf.update(scenario.conf)
+        try:
+            return super().run(scenario)
+        finally:
+            app.conf.update(settings)
+            recording.sink, recording.role = before
 
     def _records(self) -> list[dict[str, Any]]:
         with self._worker.log.open("rb") as log:
@@ -328,12 +347,16 @@ class RealDriver(Driver):
             answer = (inspect._request("outstanding") or {}).get(self._worker.name)
             queued = sum(self.broker.llen(key) for key in self._queue_keys())
             now = (answer, queued, self.broker.hkeys("unacked"), self._worker.log.stat().st_size)
-            idle = answer == {"requests": 0, "scheduled": 0, "children": 1} and not queued
+            idle = answer == {"requests": 0, "scheduled": 0, "children": 1} and not queued and self._children_are_up()
             quiet = quiet + 1 if idle and now == last else 0
             last = now
             if quiet >= (10 if self.broker.exists("unacked") else 1):
                 return
             time.sleep(_POLL)
+
+    def _children_are_up(self) -> bool:
+        kinds = [record["kind"] for record in self._records()]
+        return kinds.count("worker_before_create_process") == kinds.count("worker_process_init")
 
 
 class HarnessDriver(Driver):
@@ -341,10 +364,12 @@ class HarnessDriver(Driver):
         super().__init__("celery@in-memory")
         self._celery_faults = celery_faults
         self._written_down: list[dict[str, Any]] = []
+        self._start_is_told = False
         self.broker = celery_faults.broker.client
         self.results = app.backend.client
 
     def run(self, scenario: Scenario) -> Raw:
+        self._start_is_told = scenario.fresh
         inject = self._celery_faults.inject
         inject(Crash(), at="scenario_app.die", times=None, required=False)
         for point in ("store", "stored"):
@@ -364,15 +389,19 @@ class HarnessDriver(Driver):
             assert logging.getLogger("celery").level == level
 
     def _role(self) -> str:
-        """Where this would run: a task's fiber is a child, the worker's own fiber the main process."""
+        """Where this would run: a child has fibers with data, the main process one of its own."""
         simulation = self._celery_faults.simulation
         if simulation.current is simulation.test:
-            # What a signal makes the main process do at once is done here by whoever stops the worker.
-            return "main" if self.stopped else "test"
+            return "client"
         return "child" if simulation.current.data is not None else "main"
 
     def _records(self) -> list[dict[str, Any]]:
-        return [record for record in self._written_down if record["role"] != "test"]
+        """What was written down; the start of a worker that has served other scenarios on the real side is left out."""
+        written = self._written_down
+        if self._start_is_told:
+            return written
+        ready = next((n for n, record in enumerate(written) if record["kind"] == "worker_ready"), -1)
+        return [record for n, record in enumerate(written) if n > ready or record["role"] == "client"]
 
     def until(self, kind: str, result: AsyncResult) -> None:
         while not self._written(kind, result):
@@ -382,6 +411,9 @@ class HarnessDriver(Driver):
 
     def pass_time(self, seconds: float) -> None:
         self._celery_faults.worker.advance(seconds)
+
+    def start(self) -> None:
+        self._celery_faults.worker.start()
 
     def settle(self) -> None:
         self._celery_faults.worker.drain()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from celery import __version__ as celery_version
+
+# Where the versions that are supported differ.
+IS_5_7 = tuple(map(int, celery_version.split(".")[:2])) >= (5, 7)
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,14 @@ class Difference:
     #: Lines of a child that is being killed, on the real side. It has a tenth of a second, so the last ones may be
     #: missing, never the first; and they come after the worker said that the hard limit struck.
     unwinding: tuple[str, ...] = ()
-    #: Other lines that only the real side writes.
+    #: Other lines that only the real side writes, and that are only written here.
     real: tuple[str, ...] = ()
+    here: tuple[str, ...] = ()
     #: What is compared under this name, on the real side and here.
     values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     #: Functions of the plugin in the stored tracebacks, and what stands there on the real side.
     frames: tuple[str, ...] = ()
+    more_frames: tuple[str, ...] = ()
     real_frames: tuple[str, ...] = ()
     #: Whether it is there with the Celery that is installed.
     applies: bool = True
@@ -40,6 +47,7 @@ class Shows:
 # -- hard time limits
 
 LEFT = "postrun {'state': None, 'retval': 'None'}"
+_PROCESS_LEFT = "child no task worker_process_shutdown {'exitcode': '-241'}"
 
 
 def says(text: str) -> str:
@@ -52,15 +60,25 @@ _SIGTERM_FIRST = (
 )
 
 
-def killed(task: str, *lines: str, what: str = "what the task does in between happens.", **more: Any) -> Difference:
-    """The difference of a task that a hard time limit ends: the real one unwinds for a tenth of a second."""
-    return Difference(_SIGTERM_FIRST + what, unwinding=tuple(f"child {task} {line}" for line in lines), **more)
+def killed(
+    task: str, *lines: str, what: str = "what the task does in between happens.", leaves: bool = True, **more: Any
+) -> Difference:
+    """The difference of a task that a hard time limit ends: the real one unwinds for a tenth of a second.
+
+    ``leaves``: it is done by then, so that its process has the time to send `worker_process_shutdown`.
+    """
+    unwinding = tuple(f"child {task} {line}" for line in lines) + ((_PROCESS_LEFT,) if leaves else ())
+    return Difference(_SIGTERM_FIRST + what, unwinding=unwinding, **more)
 
 
 # -- tracebacks
 
 IN_BODY = Difference(
     "The stored traceback has a frame of the plugin before the task's body.", frames=("injection.run",)
+)
+IN_BODY_FROM_5_7 = replace(IN_BODY, reason=f"{IN_BODY.reason} (Celery 5.6 stores no traceback then.)", applies=IS_5_7)
+IN_BODY_AND_ERRBACK = (
+    IN_BODY if IS_5_7 else replace(IN_BODY, more_frames=("backend._call_task_errbacks", "harness.call"))
 )
 IN_STORE = Difference(
     "The stored traceback has a frame of the plugin around the storing of the result.", frames=("backend.store_result",)

@@ -6,15 +6,19 @@ Compared
     exception's type, module and arguments and the traceback's functions included; what the caller got. For all
     tasks together: what each role published, in order; Celery's warnings and errors of each role; what is left in
     the queues and in ``unacked``; the keys left in the result backend and whether they expire. In a child, where
-    one task runs at a time, the order of all that happens to all tasks.
+    one task runs at a time, and in the client, the order of all that happens to all tasks; where one task is there at
+    a time, in the main process too, and all processes in one order. For each signal its sender and the names of its
+    arguments, and which process sends it.
 
 Not compared, and why
     ids, process ids, host names, object addresses, the job number in ``WorkerLostError``: differ from run to run.
     The order of main process and child while a task is retried or replaced: the child publishes the message and
     goes on with its signals, while the main process already receives it. Nor while one is terminated or cancelled:
-    the child unwinds while the main process writes down the new state. The order of "published" and anything of another
-    process: the signal is sent after the message has left. The order of events of two tasks in the main process:
-    what it receives races with what its children report.
+    the child unwinds while the main process writes down the new state. The order of "sent" and anything of another
+    process: ``after_task_publish`` comes after the message has left. The order of events of two tasks in the main
+    process: what it receives races with what its children report. The order of ``worker_ready`` and a child's start.
+    The pool that is the sender of ``worker_before_create_process``: here it is one of another class. How long a worker
+    takes to start, to stop and to replace a child.
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
     How long it takes to replace a child that is gone: a real worker looks every five seconds. Here it is there at
     once, so in scenarios that lose a child anything may happen as much later.
@@ -52,7 +56,8 @@ _VARYING = (
 )
 _PLUGIN = "pytest_celery_faults"
 _NOTHING = Difference("")
-_NOT_COMPARED = ("at", "id", "role", "task")
+_NOT_COMPARED = ("at", "id", "role", "task", "signal")
+_NO_TASK = "no task"
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Raw:
 
 
 class History:
-    """The comparable form, without what ``apart`` says of the real side."""
+    """The comparable form, without what ``apart`` says of this side."""
 
     def __init__(self, raw: Raw, apart: Difference | None = None) -> None:
         self._raw = raw
@@ -84,7 +89,10 @@ class History:
         self.merged: dict[str, list[str]] = defaultdict(list)
         self.published: dict[str, list[str]] = defaultdict(list)
         self.logs: dict[str, list[str]] = defaultdict(list)
-        self.in_children: list[str] = []
+        self.in_role: dict[str, list[str]] = defaultdict(list)
+        self.in_all: list[str] = []
+        #: What signals came with, and in which role.
+        self.signals: set[str] = set()
         self.offsets: dict[str, list[float]] = defaultdict(list)
         self.retried: set[str] = set()
         #: Functions of the plugin in each traceback that was stored.
@@ -125,25 +133,27 @@ class History:
             if position in taken:
                 continue
             role, kind, at = record["role"], record["kind"], record["at"]
-            if role == "test" or kind == "worker_ready":
-                continue
-            label = self.labels.get(record["id"], "no task")
+            label = self.labels.get(record["id"], _NO_TASK)
             details = self._details(record)
             text = self._text(record)
             if kind == "log":
                 self.logs[role].append(text)
                 continue
+            if "signal" in record:
+                self.signals.add(f"{role}: {self._plain(record['signal'])}")
+            self.in_role[role].append(f"{label}: {text}")
+            if kind in ("publishing", "sent") and role == "child" and label in self.starts:
+                self.racing.add(label)
             if kind == "sent":
                 self.published[role].append(f"{label} {self._plain(details)}")
-                if role == "child" and label in self.starts:
-                    self.racing.add(label)
                 continue
-            first.setdefault(label, at)
             self.by_role[f"{label} in {role}"].append(text)
-            self.offsets[f"{label} in {role}"].append(at - first[label])
-            self.merged[label].append(f"{role}: {text}")
-            if role == "child":
-                self.in_children.append(f"{label}: {text}")
+            if label != _NO_TASK:
+                first.setdefault(label, at)
+                self.offsets[f"{label} in {role}"].append(at - first[label])
+            if kind != "worker_ready":
+                self.merged[label].append(f"{role}: {text}")
+                self.in_all.append(f"{role}: {label}: {text}")
             if (kind == "revoked" and record["terminated"]) or (kind == "retry" and role == "main"):
                 self.racing.add(label)
             elif kind == "retry":
@@ -160,7 +170,7 @@ class History:
         return f"{record['kind']} {self._plain(details)}" if details else str(record["kind"])
 
     def _line(self, record: Record) -> str:
-        return f"{record['role']} {self.labels.get(record['id'], 'no task')} {self._text(record)}"
+        return f"{record['role']} {self.labels.get(record['id'], _NO_TASK)} {self._text(record)}"
 
     def _take_apart(self) -> set[int]:
         """Positions of the records that are meant to be on this side only."""
@@ -170,7 +180,8 @@ class History:
         unwinding = self._apart.unwinding
         if unwinding:
             role, task, _ = unwinding[0].split(" ", 2)
-            own = [n for n in range(struck, len(lines)) if lines[n].startswith(f"{role} {task} ")]
+            heads = (f"{role} {task} ", f"{role} {_NO_TASK} ")
+            own = [n for n in range(struck, len(lines)) if lines[n].startswith(heads)]
             # SIGKILL may come before the last of them, never before the first.
             for n, line in zip(own, unwinding, strict=False):
                 if lines[n] != line:
@@ -191,6 +202,10 @@ class History:
     def count(self, text: str) -> int:
         """How often something happened, to any task."""
         return sum(text in line for lines in self.merged.values() for line in lines)
+
+    def place(self, role: str, text: str) -> int:
+        """When something first happened in that role, to any task."""
+        return next(n for n, line in enumerate(self.in_role[role]) if text in line)
 
     def _stored(self, text: Any) -> Any:
         if text is None:
@@ -250,13 +265,16 @@ class History:
         return "\n".join(lines)
 
 
-def differences(real: History, here: History, loses_child: bool, expected: Difference | None = None) -> list[str]:
+def differences(
+    real: History, here: History, loses_child: bool, expected: Difference | None = None, alone: bool = False
+) -> list[str]:
     """Where the two differ otherwise than expected, one entry each; none when all is as it should be.
 
     An expected difference that is not there is one of them.
     """
     expected = expected or _NOTHING
     found = [f"expected, and no longer so, on the real side: {line}" for line in real.missing]
+    found += [f"expected, and no longer so, here: {line}" for line in here.missing]
     expected_values = dict(expected.values)
 
     def compare(what: str, first: Any, second: Any) -> None:
@@ -271,12 +289,19 @@ def differences(real: History, here: History, loses_child: bool, expected: Diffe
         one, other = getattr(real, attribute), getattr(here, attribute)
         for key in sorted({*one, *other}):
             compare(f"{attribute} {key}", one.get(key), other.get(key))
-    for label in sorted({*real.merged, *here.merged} - real.racing - here.racing):
+    racing = real.racing | here.racing
+    for label in sorted({*real.merged, *here.merged} - racing):
         compare(f"order of processes of {label}", real.merged.get(label), here.merged.get(label))
-    for attribute in ("in_children", "seen", "unacked", "keys"):
+    for role in ("client", "child", *(["main"] if alone else [])):
+        compare(f"order in {role}", real.in_role.get(role), here.in_role.get(role))
+    if alone and not racing:
+        compare("order of all", real.in_all, here.in_all)
+    for attribute in ("seen", "unacked", "keys"):
         compare(attribute, getattr(real, attribute), getattr(here, attribute))
-    if set(here.own_frames) != ({expected.frames} if expected.frames else set()):
-        found.append(f"the plugin's frames in tracebacks: expected {expected.frames}, found {here.own_frames}")
+    compare("signals", sorted(real.signals), sorted(here.signals))
+    frames = {one for one in (expected.frames, expected.more_frames) if one}
+    if set(here.own_frames) != frames:
+        found.append(f"the plugin's frames in tracebacks: expected {sorted(frames)}, found {here.own_frames}")
     if real.own_frames:
         found.append(f"the plugin's frames in the real side's tracebacks: {real.own_frames}")
     found += [f"expected to differ, and not there at all: {what}" for what in expected_values]

@@ -11,17 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_fields
 from typing import Any
 
 import scenario_app as tasks
-from celery import __version__ as celery_version
 from celery import chain, chord, group
-from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_RETRY, IN_SLEEP, IN_STORE, LEFT, Difference, Shows, killed, says
+from fidelity_expected import (
+    IN_AUTORETRY,
+    IN_BODY,
+    IN_BODY_AND_ERRBACK,
+    IN_BODY_FROM_5_7,
+    IN_RETRY,
+    IN_SLEEP,
+    IN_STORE,
+    IS_5_7,
+    LEFT,
+    Difference,
+    Shows,
+    killed,
+    says,
+)
 from scenario_app import app
-
-# Where the versions that are supported differ.
-_5_7 = tuple(map(int, celery_version.split(".")[:2])) >= (5, 7)
 
 Function = Callable[[Any], None]
 
@@ -33,13 +42,15 @@ class Scenario:
     """One scenario.
 
     ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
-    killed or leaves. ``expected`` is what differs on purpose, ``shows`` what can be learned of Celery.
+    killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. ``expected``
+    is what differs on purpose, ``shows`` what can be learned of Celery.
     """
 
     function: Function
     conf: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
     loses_child: bool = False
+    alone: bool = False
     expected: Difference | None = None
     shows: Shows | None = None
 
@@ -60,12 +71,13 @@ def scenario(
     *,
     fresh: bool = False,
     loses_child: bool = False,
+    alone: bool = False,
     expected: Difference | None = None,
     shows: Shows | None = None,
     **conf: Any,
 ) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
-        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, expected, shows))
+        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, alone, expected, shows))
         return function
 
     return add
@@ -301,7 +313,7 @@ def reject_acked_late(driver: Any) -> None:
         "Celery 5.7, and does nothing of it in 5.6; `on_failure` is never called.",
         lambda real: (
             (real.stored["reject_late_hooked#1"] is not None, real.count("main: failure {"), real.count("errback of"))
-            == ((True, 1, 1) if _5_7 else (False, 0, 0))
+            == ((True, 1, 1) if IS_5_7 else (False, 0, 0))
             and not real.count("on_failure")
         ),
     )
@@ -366,7 +378,7 @@ def soft_limit_then_hard_limit(driver: Any) -> None:
     expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT),
     shows=Shows(
         "A hard time limit sends `task_failure` twice from Celery 5.7, once in 5.6.",
-        lambda real: real.count("main: failure {") == (2 if _5_7 else 1),
+        lambda real: real.count("main: failure {") == (2 if IS_5_7 else 1),
     ),
 )
 def hard_limit_acked_early(driver: Any) -> None:
@@ -403,7 +415,7 @@ def hard_limit_with_old_errback(driver: Any) -> None:
     driver.get(tasks.hard_limit.apply_async(link_error=tasks.old_errback.s()))
 
 
-@scenario(loses_child=True, expected=killed("hard_limit_slow_to_leave#1", says("cleaning up")))
+@scenario(loses_child=True, expected=killed("hard_limit_slow_to_leave#1", says("cleaning up"), leaves=False))
 def hard_limit_of_a_task_slow_to_leave(driver: Any) -> None:
     driver.get(tasks.hard_limit_slow_to_leave.delay())
 
@@ -416,6 +428,7 @@ def hard_limit_of_a_task_slow_to_leave(driver: Any) -> None:
         "success {'result': \"'survived'\"}",
         "postrun {'state': 'SUCCESS', 'retval': \"'survived'\"}",
         what="a task that catches it returns, and its `SUCCESS` is stored over the `FAILURE`.",
+        leaves=False,
         values={
             "stored hard_limit_swallowed#1": (
                 {**_STORED, "status": "SUCCESS", "result": "survived", "task_id": "hard_limit_swallowed#1"},
@@ -444,6 +457,7 @@ def hard_limit_swallowed(driver: Any) -> None:
         LEFT,
         what="the message that its `finally` sends is sent, and the other task runs.",
         real=(
+            "child add#1 publishing {'retries': 0, 'eta': False}",
             "child add#1 sent {'retries': 0, 'eta': False}",
             "main add#1 received {'redelivered': False}",
             "child add#1 prerun {'retries': 0}",
@@ -667,11 +681,105 @@ def link_error_of_all_styles(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=errbacks))
 
 
-@scenario(
-    expected=replace_fields(IN_BODY, reason=f"{IN_BODY.reason} (Celery 5.6 stores no traceback then.)", applies=_5_7)
-)
+@scenario(expected=IN_BODY_FROM_5_7)
 def link_error_that_fails(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=[tasks.failing_errback.s(), tasks.errback.s()]))
+
+
+@scenario(expected=IN_BODY_FROM_5_7)
+def link_error_that_fails_between_others(driver: Any) -> None:
+    errbacks = [tasks.errback.s(), tasks.failing_errback.s(), tasks.old_errback.s(), tasks.errback.s()]
+    driver.get(tasks.boom.apply_async(link_error=errbacks))
+
+
+@scenario()
+def link_of_a_task_without_result(driver: Any) -> None:
+    driver.track(tasks.silent.apply_async((False,), link=tasks.linked.s()))
+
+
+@scenario()
+def link_error_of_a_task_without_result(driver: Any) -> None:
+    driver.track(tasks.silent.apply_async((True,), link_error=[tasks.errback.s(), tasks.old_errback.s()]))
+
+
+@scenario()
+def link_that_is_a_group(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), link=group(tasks.add.s(10), tasks.add.s(20))))
+
+
+@scenario()
+def link_that_is_a_chain(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), link=chain(tasks.add.s(10), tasks.linked.s())))
+
+
+@scenario()
+def link_that_is_a_chord(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), link=chord([tasks.add.s(10), tasks.add.s(20)], tasks.total.s())))
+
+
+@scenario(expected=IN_BODY)
+def link_that_fails_with_an_errback_of_its_own(driver: Any) -> None:
+    failing = tasks.boom_of_list.s().on_error(tasks.errback.s())
+    driver.get(tasks.add.apply_async((1, 2), link=failing, link_error=tasks.old_errback.s()))
+
+
+@scenario(expected=IN_BODY_FROM_5_7)
+def link_error_that_is_a_chain(driver: Any) -> None:
+    driver.get(tasks.boom.apply_async(link_error=chain(tasks.linked.s(), tasks.immutable_errback.si())))
+
+
+def _refused(driver: Any, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except (TypeError, NotImplementedError) as exc:
+        driver.observe(repr(exc))
+
+
+@scenario()
+def link_of_a_group(driver: Any) -> None:
+    members = group(tasks.add.s(1, 1), tasks.add.s(2, 2))
+    _refused(driver, lambda: members.apply_async(link=tasks.linked.s()))
+    _refused(driver, lambda: members.apply_async(link_error=tasks.errback.s()))
+    members.link(tasks.add.si(5, 5))
+    driver.get(members())
+
+
+@scenario(expected=IN_BODY)
+def link_error_of_a_group(driver: Any) -> None:
+    members = group(tasks.add.s(1, 1), tasks.boom.s("a"), tasks.boom.s("b"))
+    members.link_error(tasks.errback.s())
+    members.link_error(tasks.immutable_errback.si())
+    result = members()
+    driver.get(result)
+    driver.settle()
+    for member in result:
+        driver.get(member)
+
+
+@scenario()
+def link_of_a_chain(driver: Any) -> None:
+    steps = chain(tasks.add.s(1, 1), tasks.add.s(2))
+    driver.get(steps.apply_async(link=tasks.linked.s(), link_error=tasks.errback.s()))
+
+
+@scenario(expected=IN_BODY)
+def link_error_of_a_chain(driver: Any) -> None:
+    steps = chain(tasks.boom.s(), tasks.add.s(2), tasks.add.s(3))
+    steps.link(tasks.linked.s())
+    driver.get(steps.apply_async(link_error=[tasks.errback.s(), tasks.old_errback.s()]))
+
+
+@scenario(expected=IN_BODY)
+def link_error_of_one_step_of_a_chain(driver: Any) -> None:
+    broken = tasks.boom_of_list.s().on_error(tasks.errback.s())
+    driver.get(chain(tasks.add.s(1, 1), broken, tasks.add.s(3))())
+
+
+@scenario(expected=IN_BODY)
+def link_error_of_another_step_of_a_chain(driver: Any) -> None:
+    first = tasks.add.s(1, 1).on_error(tasks.errback.s())
+    last = tasks.add.s(3).on_error(tasks.errback.s())
+    driver.get(chain(first, tasks.boom_of_list.s(), last)())
 
 
 @scenario()
@@ -697,6 +805,17 @@ def group_with_a_failing_member(driver: Any) -> None:
         driver.get(member)
 
 
+@scenario(expected=IN_BODY)
+def group_of_five_with_a_failing_member(driver: Any) -> None:
+    members = [tasks.add.s(n, n) for n in range(4)]
+    result = group(*members[:2], tasks.boom.s(), *members[2:])()
+    driver.get(result)
+    driver.settle()
+    driver.observe((result.ready(), result.successful(), result.failed(), result.completed_count()))
+    for member in result:
+        driver.get(member)
+
+
 @scenario()
 def chord_of_two(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.total.s()))
@@ -711,6 +830,160 @@ def chord_with_a_failing_header(driver: Any) -> None:
 @scenario(expected=IN_BODY)
 def chord_with_a_failing_body(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(tasks.boom_of_list.s()))
+
+
+def _failing_header(driver: Any, *, body: Any = None, header: Any = None, both: Any = None) -> None:
+    failing = tasks.boom.s()
+    if header is not None:
+        failing.link_error(header)
+    whole = chord([tasks.add.s(1, 1), failing, tasks.add.s(2, 2)], tasks.total.s())
+    if body is not None:
+        whole.body.link_error(body)
+    if both is not None:
+        whole.link_error(both)
+    driver.get(whole())
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_and_an_old_errback(driver: Any) -> None:
+    _failing_header(driver, body=tasks.old_errback.s())
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_that_has_an_errback(driver: Any) -> None:
+    _failing_header(driver, header=tasks.errback.s())
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_that_has_an_old_errback(driver: Any) -> None:
+    _failing_header(driver, header=tasks.old_errback.s())
+
+
+@scenario(expected=IN_BODY)
+def chord_with_errbacks_of_header_and_body(driver: Any) -> None:
+    _failing_header(driver, header=tasks.errback.s(), body=tasks.old_errback.s())
+
+
+@scenario(
+    expected=IN_BODY,
+    shows=Shows(
+        "The `link_error` of a chord is that of its body, unless `task_allow_error_cb_on_chord_header` is set.",
+        lambda real: real.count("errback of") == 1,
+    ),
+)
+def chord_with_a_failing_header_and_an_errback_of_the_whole(driver: Any) -> None:
+    _failing_header(driver, both=tasks.errback.s())
+
+
+@scenario(
+    expected=IN_BODY,
+    task_allow_error_cb_on_chord_header=True,
+)
+def chord_with_an_errback_for_header_and_body(driver: Any) -> None:
+    _failing_header(driver, both=tasks.errback.s())
+
+
+@scenario(expected=IN_BODY, task_allow_error_cb_on_chord_header=True)
+def chord_with_an_old_errback_for_header_and_body(driver: Any) -> None:
+    _failing_header(driver, both=tasks.old_errback.s())
+
+
+@scenario(expected=IN_BODY, task_allow_error_cb_on_chord_header=True)
+def chord_with_an_immutable_errback_for_header_and_body(driver: Any) -> None:
+    _failing_header(driver, both=tasks.immutable_errback.si())
+
+
+@scenario(expected=IN_BODY, task_allow_error_cb_on_chord_header=True)
+def chord_with_an_errback_of_the_body_only(driver: Any) -> None:
+    _failing_header(driver, body=tasks.errback.s())
+
+
+@scenario(expected=IN_BODY, task_allow_error_cb_on_chord_header=True)
+def chord_of_two_failing_headers_with_an_errback_for_all(driver: Any) -> None:
+    whole = chord([tasks.boom.s("a"), tasks.boom.s("b")], tasks.total.s())
+    whole.link_error(tasks.errback.s())
+    driver.get(whole())
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_body_and_an_errback(driver: Any) -> None:
+    body = tasks.boom_of_list.s().on_error(tasks.errback.s()).on_error(tasks.old_errback.s())
+    driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(body))
+
+
+@scenario(expected=IN_BODY_AND_ERRBACK)
+def chord_with_a_failing_errback(driver: Any) -> None:
+    body = tasks.total.s().on_error(tasks.failing_errback.s()).on_error(tasks.errback.s())
+    driver.get(chord([tasks.add.s(1, 1), tasks.boom.s()])(body))
+
+
+@scenario()
+def chord_with_a_link(driver: Any) -> None:
+    whole = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
+    whole.link(tasks.linked.s())
+    driver.get(whole())
+
+
+@scenario(
+    shows=Shows(
+        "`chord.apply_async(link=...)` is a link of the body from Celery 5.7; in 5.6 it raises `TypeError`.",
+        lambda real: ("TypeError" in str(real.seen)) is not IS_5_7 and real.count("linked got") == IS_5_7,
+    )
+)
+def chord_applied_with_a_link(driver: Any) -> None:
+    whole = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
+    _refused(driver, lambda: driver.get(whole.apply_async(link=tasks.linked.s())))
+
+
+@scenario()
+def chord_of_one(driver: Any) -> None:
+    driver.get(chord([tasks.add.s(1, 1)])(tasks.total.s()))
+
+
+@scenario(expected=IN_BODY)
+def chord_of_one_that_fails(driver: Any) -> None:
+    driver.get(chord([tasks.boom.s()])(tasks.total.s().on_error(tasks.errback.s())))
+
+
+@scenario()
+def chord_with_a_chord_in_its_header(driver: Any) -> None:
+    inner = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
+    driver.get(chord([tasks.add.s(3, 3), inner])(tasks.total.s()))
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_chord_in_its_header_that_fails(driver: Any) -> None:
+    inner = chord([tasks.add.s(1, 1), tasks.boom.s()], tasks.total.s())
+    driver.get(chord([tasks.add.s(3, 3), inner])(tasks.total.s().on_error(tasks.errback.s())))
+
+
+@scenario()
+def chord_with_a_chord_for_a_body(driver: Any) -> None:
+    body = chord([tasks.linked.s(), tasks.linked.s()], tasks.linked.s())
+    driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(body))
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_and_a_chord_for_a_body(driver: Any) -> None:
+    body = chord([tasks.linked.s(), tasks.linked.s()], tasks.linked.s().on_error(tasks.errback.s()))
+    driver.get(chord([tasks.add.s(1, 1), tasks.boom.s()])(body))
+
+
+@scenario()
+def chord_with_a_group_for_a_body(driver: Any) -> None:
+    driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(group(tasks.total.s(), tasks.linked.s())))
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_and_a_group_for_a_body(driver: Any) -> None:
+    body = group(tasks.total.s().on_error(tasks.errback.s()), tasks.linked.s().on_error(tasks.old_errback.s()))
+    driver.get(chord([tasks.add.s(1, 1), tasks.boom.s()])(body))
+
+
+@scenario(expected=IN_BODY)
+def chord_with_a_failing_header_and_a_chain_for_a_body(driver: Any) -> None:
+    body = chain(tasks.total.s(), tasks.linked.s().on_error(tasks.errback.s()))
+    driver.get(chord([tasks.add.s(1, 1), tasks.boom.s()])(body))
 
 
 @scenario()
@@ -917,6 +1190,19 @@ def system_exit(driver: Any) -> None:
     _leaves(driver, tasks.leave.delay(3))
 
 
+@scenario(
+    loses_child=True,
+    expected=Difference(
+        "`worker_process_shutdown` has the code that the task leaves with. billiard takes it from `sys.exit`, which it "
+        "replaces, and does not know of one that the task raises by itself.",
+        real=("child no task worker_process_shutdown {'exitcode': '0'}",),
+        here=("child no task worker_process_shutdown {'exitcode': '3'}",),
+    ),
+)
+def system_exit_raised_by_hand(driver: Any) -> None:
+    _leaves(driver, tasks.raise_exit.delay(3))
+
+
 @scenario(loses_child=True)
 def system_exit_with_words_before_the_next_task(driver: Any) -> None:
     driver.track(tasks.exit_by_sys.delay())
@@ -946,6 +1232,207 @@ _LINK_OF_A_FAILURE = Shows(
 for _task in (tasks.dies, tasks.dies_late, tasks.dies_late_requeued):
     for _point in ("begin", "end", "store", "stored"):
         _killed(_task, _point, _LINK_OF_A_FAILURE if (_task, _point) == (tasks.dies, "store") else None)
+
+
+# -- signals: all of them, in one order
+
+
+@scenario(fresh=True, alone=True)
+def signals_of_a_worker(driver: Any) -> None:
+    driver.start()
+    driver.get(tasks.add.delay(1, 2))
+    driver.settle()
+    driver.stop(warm=True)
+
+
+@scenario(alone=True)
+def signals_of_a_success(driver: Any) -> None:
+    driver.get(tasks.add.delay(1, 2))
+
+
+@scenario(alone=True, expected=IN_BODY)
+def signals_of_a_failure(driver: Any) -> None:
+    driver.get(tasks.boom.delay())
+
+
+@scenario(
+    alone=True,
+    shows=Shows(
+        "`task_retry` is sent after the message of the next attempt, by when the worker may have received it.",
+        lambda real: real.place("child", "sent {'retries': 1") < real.place("child", "retry {"),
+    ),
+)
+def signals_of_a_retry(driver: Any) -> None:
+    driver.get(tasks.retry_once.delay(0.3))
+
+
+@scenario(alone=True)
+def signals_of_a_task_revoked_before_it_runs(driver: Any) -> None:
+    busy = tasks.sleeper.delay(0.6)
+    driver.until("note", busy)
+    result = tasks.add.delay(1, 2)
+    driver.until("received", result)
+    result.revoke()
+    driver.get(result)
+
+
+@scenario(
+    alone=True,
+    loses_child=True,
+    shows=Shows(
+        "`revoke(terminate=True)` sends `worker_process_shutdown`, with SIGKILL it does not.",
+        lambda real: real.count("worker_process_shutdown") == real.count("worker_process_init") == 1,
+    ),
+)
+def signals_of_a_task_terminated_while_it_runs(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    result.revoke(terminate=True)
+    driver.get(result)
+
+
+@scenario(alone=True, loses_child=True)
+def signals_of_a_task_killed_while_it_runs(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    result.revoke(terminate=True, signal="SIGKILL")
+    driver.get(result)
+
+
+@scenario(alone=True, loses_child=True)
+def signals_of_a_task_that_gets_sigquit(driver: Any) -> None:
+    result = tasks.sleeper.delay(10)
+    driver.until("note", result)
+    result.revoke(terminate=True, signal="SIGQUIT")
+    driver.get(result)
+
+
+@scenario(
+    fresh=True,
+    alone=True,
+    loses_child=True,
+    shows=Shows(
+        "A child whose task catches the `SystemExit` of SIGTERM lives on. The next SIGTERM kills it at once.",
+        lambda real: real.count("finally") == 0 and real.count("worker_before_create_process") == 2,
+    ),
+)
+def signals_of_a_child_that_survives_sigterm(driver: Any) -> None:
+    driver.start()
+    first = tasks.survivor.delay()
+    driver.until("note", first)
+    first.revoke(terminate=True)
+    driver.settle()
+    second = tasks.sleeper.delay(10)
+    driver.until("note", second)
+    second.revoke(terminate=True)
+    driver.settle()
+    driver.stop(warm=True)
+
+
+@scenario(
+    alone=True,
+    loses_child=True,
+    expected=killed("hard_limit#1", says("interrupted by SystemExit(-241)"), says("finally"), LEFT),
+)
+def signals_of_a_hard_limit(driver: Any) -> None:
+    driver.get(tasks.hard_limit.delay())
+
+
+@scenario(alone=True, loses_child=True)
+def signals_of_a_task_that_leaves(driver: Any) -> None:
+    driver.track(tasks.leave.delay(3))
+    driver.settle()
+    driver.pass_time(1.5)
+
+
+@scenario(alone=True, loses_child=True)
+def signals_of_a_child_that_dies(driver: Any) -> None:
+    driver.track(tasks.dies.apply_async(headers={"dies_at": "begin"}))
+
+
+@scenario(alone=True)
+def signals_of_a_rejected_task(driver: Any) -> None:
+    driver.track(tasks.reject_late.delay())
+
+
+@scenario(alone=True)
+def signals_of_a_requeued_task(driver: Any) -> None:
+    driver.get(tasks.requeue_once.delay())
+
+
+@scenario(alone=True)
+def signals_of_an_ignored_task(driver: Any) -> None:
+    driver.track(tasks.ignored.delay())
+
+
+@scenario(
+    alone=True,
+    shows=Shows(
+        "`task_internal_error` is sent when a link cannot be published. The task has succeeded, and neither "
+        "`task_success` nor `task_failure` is sent by its child.",
+        lambda real: real.count("internal_error") == 1 and not real.count("child: success"),
+    ),
+)
+def signals_of_an_internal_error(driver: Any) -> None:
+    driver.track(tasks.add.apply_async((1, 2), link=tasks.add.s(3).set(countdown="soon")))
+
+
+@scenario(alone=True)
+def signals_of_an_expired_task(driver: Any) -> None:
+    driver.get(tasks.add.apply_async((1, 2), countdown=0.3, expires=0.1))
+
+
+@scenario(alone=True)
+def signals_of_an_unregistered_task(driver: Any) -> None:
+    driver.track(app.send_task("nowhere.task"))
+
+
+@scenario(alone=True)
+def signals_of_a_message_that_cannot_be_decoded(driver: Any) -> None:
+    headers = {"id": "0" * 36, "task": "scenario_app.add", "eta": None, "lang": "py", "root_id": None}
+    driver.publish(b"[[1, 2], {", content_type="application/json", content_encoding="utf-8", headers=headers)
+
+
+@scenario(alone=True)
+def signals_of_a_message_that_is_no_task(driver: Any) -> None:
+    driver.publish(b'{"hello": "world"}', content_type="application/json", content_encoding="utf-8")
+
+
+@scenario(fresh=True, alone=True)
+def signals_of_a_warm_shutdown(driver: Any) -> None:
+    driver.start()
+    running = tasks.sleeper.delay(0.5)
+    driver.until("note", running)
+    driver.stop(warm=True)
+
+
+@scenario(
+    fresh=True,
+    alone=True,
+    shows=Shows(
+        "A cold shutdown sends `worker_shutting_down` when the pool is gone already, and no `worker_shutdown`.",
+        lambda real: "worker_shutting_down" in real.in_role["main"][-1] and real.count("worker_process_shutdown") == 1,
+    ),
+)
+def signals_of_a_cold_shutdown(driver: Any) -> None:
+    driver.start()
+    running = tasks.sleeper.delay(5)
+    driver.until("note", running)
+    driver.stop(warm=False)
+
+
+@scenario(fresh=True, alone=True)
+def signals_of_a_cold_shutdown_of_a_task_slow_to_leave(driver: Any) -> None:
+    driver.start()
+    running = tasks.slow_to_leave.delay()
+    driver.until("note", running)
+    driver.stop(warm=False)
+
+
+@scenario(fresh=True, alone=True)
+def signals_of_a_cold_shutdown_with_nothing_to_do(driver: Any) -> None:
+    driver.start()
+    driver.stop(warm=False)
 
 
 # -- the end of the worker

@@ -38,17 +38,22 @@ app.conf.update(json.loads(os.environ.get("FIDELITY_CONF", "{}")))
 
 # -- what is written down
 
-_main_process: list[int] = []
+# Children are forked from the process that imports this.
+_main_process = os.getpid()
 
 
 def _role_of_process() -> str:
-    return "main" if _main_process == [os.getpid()] else "child"
+    return "main" if os.getpid() == _main_process else "child"
 
 
 def _append_to_file(record: dict[str, Any]) -> None:
+    append(os.environ[LOG_VARIABLE], record)
+
+
+def append(path: str, record: dict[str, Any]) -> None:
+    """One write of one line with O_APPEND: lines of several processes do not mix."""
     line = json.dumps(record) + "\n"
-    # One write of one line with O_APPEND: lines of several processes do not mix.
-    file = os.open(os.environ[LOG_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, line.encode())
     finally:
@@ -74,83 +79,137 @@ def note(text: str, task_id: str | None = None) -> None:
     record("note", task_id or current_task.request.id, text=text)
 
 
+Receiver = Callable[..., "tuple[str | None, dict[str, Any]] | None"]
+
+
+def _writes_down(signal: Any, kind: str = "") -> Callable[[Receiver], Receiver]:
+    """The receiver says whose signal it is, and what stands in the record; ``None``: nothing is written."""
+
+    def connect(receiver: Receiver) -> Receiver:
+        def write(signal: Any, sender: Any, **arguments: Any) -> None:
+            told = receiver(sender=sender, **arguments)
+            if told is not None:
+                task_id, fields = told
+                given = f"{signal.name} of {_describe(sender)}: {', '.join(sorted(arguments))}"
+                record(kind or signal.name, task_id, signal=given, **fields)
+
+        signal.connect(write, weak=False)
+        return receiver
+
+    return connect
+
+
+def _describe(sender: Any) -> str:
+    if sender is None or isinstance(sender, str):
+        return repr(sender)
+    if isinstance(sender, Task):
+        return "a task"
+    # A worker has a `Pool` here, and an `AsynPool` in a process of its own.
+    return type(sender).__name__.removeprefix("Asyn")
+
+
+def _of_worker(**_: Any) -> tuple[None, dict[str, Any]]:
+    return None, {}
+
+
+for _signal in (
+    signals.import_modules,
+    signals.celeryd_init,
+    signals.worker_init,
+    signals.celeryd_after_setup,
+    signals.worker_before_create_process,
+    signals.worker_process_init,
+    signals.worker_ready,
+    signals.worker_shutdown,
+):
+    _writes_down(_signal)(_of_worker)
+
+
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
-    _main_process[:] = [os.getpid()]
     if recording.sink is _append_to_file:
         kill_around_store()
 
 
-@signals.worker_ready.connect
-def _on_worker_ready(sender: Any, **_: Any) -> None:
-    record("worker_ready", None, hostname=sender.hostname)
+@_writes_down(signals.worker_shutting_down)
+def _on_shutting_down(sig: str, how: str, exitcode: int, **_: Any) -> Any:
+    return None, {"sig": sig, "how": how, "exitcode": safe_repr(exitcode)}
 
 
-@signals.after_task_publish.connect
-def _on_publish(headers: Any, **_: Any) -> None:
+@_writes_down(signals.worker_process_shutdown)
+def _on_process_shutdown(exitcode: Any, **_: Any) -> Any:
+    return None, {"exitcode": safe_repr(exitcode)}
+
+
+@_writes_down(signals.before_task_publish, "publishing")
+@_writes_down(signals.after_task_publish, "sent")
+def _on_publish(headers: Any, **_: Any) -> Any:
     # A message that is published again is one of the same task: its number of retries tells them apart.
-    if isinstance(headers, dict) and "id" in headers:
-        record("sent", headers["id"], task=headers["task"], retries=headers.get("retries"), eta=bool(headers["eta"]))
+    if not isinstance(headers, dict) or "id" not in headers:
+        return None
+    return headers["id"], {"task": headers["task"], "retries": headers.get("retries"), "eta": bool(headers["eta"])}
 
 
-@signals.task_received.connect
-def _on_received(request: Any, **_: Any) -> None:
+@_writes_down(signals.task_received, "received")
+def _on_received(request: Any, **_: Any) -> Any:
     redelivered = (request.delivery_info or {}).get("redelivered")
-    record("received", request.id, task=request.name, redelivered=bool(redelivered))
+    return request.id, {"task": request.name, "redelivered": bool(redelivered)}
 
 
-@signals.task_prerun.connect
-def _on_prerun(task_id: str, task: Any, **_: Any) -> None:
-    record("prerun", task_id, task=task.name, retries=task.request.retries)
+@_writes_down(signals.task_prerun, "prerun")
+def _on_prerun(task_id: str, task: Any, **_: Any) -> Any:
+    return task_id, {"task": task.name, "retries": task.request.retries}
 
 
-@signals.task_postrun.connect
-def _on_postrun(task_id: str, task: Any, retval: Any, state: Any, **_: Any) -> None:
-    record("postrun", task_id, task=task.name, state=state, retval=safe_repr(retval))
+@_writes_down(signals.task_postrun, "postrun")
+def _on_postrun(task_id: str, task: Any, retval: Any, state: Any, **_: Any) -> Any:
+    return task_id, {"task": task.name, "state": state, "retval": safe_repr(retval)}
 
 
-@signals.task_success.connect
-def _on_success(sender: Any, result: Any, **_: Any) -> None:
-    record("success", sender.request.id, task=sender.name, result=safe_repr(result))
+@_writes_down(signals.task_success, "success")
+def _on_success(sender: Any, result: Any, **_: Any) -> Any:
+    return sender.request.id, {"task": sender.name, "result": safe_repr(result)}
 
 
-@signals.task_failure.connect
-def _on_failure(sender: Any, task_id: str, exception: Any, args: Any, kwargs: Any, einfo: Any, **_: Any) -> None:
-    record(
-        "failure",
-        task_id,
-        task=sender.name,
-        exception=safe_repr(exception),
-        args=safe_repr((args, kwargs)),
-        einfo=type(einfo).__name__,
-    )
+@_writes_down(signals.task_failure, "failure")
+def _on_failure(sender: Any, task_id: str, exception: Any, args: Any, kwargs: Any, einfo: Any, **_: Any) -> Any:
+    return task_id, {
+        "task": sender.name,
+        "exception": safe_repr(exception),
+        "args": safe_repr((args, kwargs)),
+        "einfo": type(einfo).__name__,
+    }
 
 
-@signals.task_retry.connect
-def _on_retry(sender: Any, request: Any, reason: Any = None, **_: Any) -> None:
-    record("retry", request.id, task=sender.name, reason=safe_repr(reason), when=safe_repr(getattr(reason, "when", 0)))
+@_writes_down(signals.task_retry, "retry")
+def _on_retry(sender: Any, request: Any, reason: Any = None, **_: Any) -> Any:
+    when = safe_repr(getattr(reason, "when", 0))
+    return request.id, {"task": sender.name, "reason": safe_repr(reason), "when": when}
 
 
-@signals.task_revoked.connect
-def _on_revoked(sender: Any, request: Any, terminated: Any, signum: Any, expired: Any, **_: Any) -> None:
-    record(
-        "revoked", request.id, task=sender.name, terminated=terminated, signum=safe_repr(signum), expired=bool(expired)
-    )
+@_writes_down(signals.task_revoked, "revoked")
+def _on_revoked(sender: Any, request: Any, terminated: Any, signum: Any, expired: Any, **_: Any) -> Any:
+    return request.id, {
+        "task": sender.name,
+        "terminated": terminated,
+        "signum": safe_repr(signum),
+        "expired": bool(expired),
+    }
 
 
-@signals.task_rejected.connect
-def _on_rejected(message: Any, exc: Any, **_: Any) -> None:
-    record("rejected", (message.headers or {}).get("id"), exception=safe_repr(exc))
+@_writes_down(signals.task_rejected, "rejected")
+def _on_rejected(message: Any, exc: Any, **_: Any) -> Any:
+    return (message.headers or {}).get("id"), {"exception": safe_repr(exc)}
 
 
-@signals.task_unknown.connect
-def _on_unknown(name: str, id: str, exc: Any, **_: Any) -> None:
-    record("unknown", id, task=name, exception=safe_repr(exc))
+@_writes_down(signals.task_unknown, "unknown")
+def _on_unknown(name: str, id: str, exc: Any, **_: Any) -> Any:
+    return id, {"task": name, "exception": safe_repr(exc)}
 
 
-@signals.task_internal_error.connect
-def _on_internal_error(sender: Any, task_id: str, exception: Any, **_: Any) -> None:
-    record("internal_error", task_id, task=sender.name, exception=safe_repr(exception))
+@_writes_down(signals.task_internal_error, "internal_error")
+def _on_internal_error(sender: Any, task_id: str, exception: Any, **_: Any) -> Any:
+    return task_id, {"task": sender.name, "exception": safe_repr(exception)}
 
 
 class LogRecorder(logging.Handler):
@@ -549,12 +608,38 @@ def silent_but_errors() -> None:
 
 
 @app.task
+def survivor() -> str:
+    note("begins")
+    try:
+        time.sleep(0.6)
+    except BaseException as exc:
+        note(f"swallowed {exc!r}")
+    return "survived"
+
+
+@app.task
+def slow_to_leave() -> None:
+    note("begins")
+    try:
+        time.sleep(10)
+    finally:
+        note("cleaning up")
+        time.sleep(0.5)
+        note("cleaned up")
+
+
+@app.task
 def leave(code: Any) -> None:
-    raise SystemExit(code)
+    sys.exit(code)
 
 
 @app.task(acks_late=True)
 def late_leave(code: Any) -> None:
+    sys.exit(code)
+
+
+@app.task
+def raise_exit(code: Any) -> None:
     raise SystemExit(code)
 
 

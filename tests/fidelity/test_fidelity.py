@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fidelity_drivers import HarnessDriver
+from fidelity_expected import Difference
 from fidelity_history import History, Raw, differences
 from fidelity_scenarios import SCENARIOS, Scenario
 
@@ -36,8 +37,8 @@ def test_same_history(real_run: tuple[Scenario, Raw], celery_faults: Any, page_w
             driver.run(scenario)
         except Exception as exc:
             pytest.fail(f"here: {exc!r}\n\nthe history of the real worker:\n{real}\n\nhere:\n{driver.raw.records}")
-    here = History(driver.raw)
-    found = differences(real, here, scenario.loses_child, scenario.difference)
+    here = History(driver.raw, Difference("", real=scenario.difference.here) if scenario.difference else None)
+    found = differences(real, here, scenario.loses_child, scenario.difference, scenario.alone)
     if scenario.shows and not scenario.shows.holds(History(raw)):
         found.append(f"the real worker does not show this: {scenario.shows.text}")
     if found:
