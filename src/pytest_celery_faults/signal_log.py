@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import signals
+from celery import Task, signals
 from celery.utils.dispatch import Signal
 
 from .errors import hide_ours, safe_repr
@@ -120,7 +120,7 @@ def connect_first(signal: Signal, receiver: Callable[..., Any], simulation: Simu
 
 def name_of_sender(sender: Any) -> Any:
     """A task's name for a task, which is what the signals about publishing have for a sender; or the sender itself."""
-    return sender.name if hasattr(sender, "apply_async") else sender
+    return sender.name if isinstance(sender, Task) else sender
 
 
 def _subject(name: str, sender: Any, arguments: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -139,5 +139,5 @@ def _subject(name: str, sender: Any, arguments: Mapping[str, Any]) -> tuple[str 
     task_id = arguments.get("task_id")
     if task_id is None:
         task_id = (arguments.get("request") or sender.request).id
-    own = getattr(sender, "name", None) if hasattr(sender, "apply_async") else None
+    own = sender.name if isinstance(sender, Task) else None
     return own or getattr(arguments.get("request"), "name", None), task_id
