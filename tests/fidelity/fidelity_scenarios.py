@@ -1368,9 +1368,14 @@ def signals_of_an_ignored_task(driver: Any) -> None:
 @scenario(
     alone=True,
     shows=Shows(
-        "`task_internal_error` is sent when a link cannot be published. The task has succeeded, and neither "
-        "`task_success` nor `task_failure` is sent by its child.",
-        lambda real: real.count("internal_error") == 1 and not real.count("child: success"),
+        "A link that cannot be published makes a failure of a success: `task_internal_error` and `task_failure` are "
+        "sent after a `task_postrun` that says `SUCCESS`, and `FAILURE` is stored.",
+        lambda real: (
+            real.place("child", "postrun {'state': 'SUCCESS'")
+            < real.place("child", "internal_error {")
+            < real.place("child", "failure {")
+            and real.stored["add#1"]["status"] == "FAILURE"
+        ),
     ),
 )
 def signals_of_an_internal_error(driver: Any) -> None:
