@@ -10,6 +10,7 @@ from plugin_helpers import section
 
 HEAD = """
 import pytest
+from celery import chord
 from pytest_celery_faults import CeleryFaultsError, Sleep
 from shop import add, app, boom, download, jittery, slow
 """
@@ -74,6 +75,11 @@ def test_callbacks(celery_faults):
     add.apply_async((1, 2), link=add.s(3))
     celery_faults.worker.drain()
     assert [link.task for link in celery_faults.callbacks] == ["shop.slow"]
+
+def test_outcome(celery_faults):
+    result = chord([add.s(1, 1), boom.s()])(add.s(1))
+    celery_faults.worker.drain()
+    assert celery_faults.outcome(result).states == {"header": ["SUCCESS", "SUCCESS"], "body": "FAILURE"}
 
 def test_not_equal(celery_faults):
     boom.delay()
@@ -143,6 +149,14 @@ TABLES = {
         "celery_faults.callbacks",
         "task      kind  parent      at",
         "shop.add  link  shop.add#1  0 s  <- expected 'shop.slow'",
+    ],
+    "test_outcome": [
+        "celery_faults.outcome()",
+        "chord  FAILURE",
+        "header: group  FAILURE",
+        "shop.add#1  SUCCESS  2",
+        "shop.boom#1  FAILURE  ValueError('boom')  <- expected 'SUCCESS'",
+        "body: shop.add  FAILURE  ChordError(\"Dependency shop.boom#1 raised ValueError('boom')\")",
     ],
     "test_not_equal": [
         "celery_dlq",
@@ -225,7 +239,7 @@ def test_it(celery_faults):
 def test_without_assertion_rewriting_what_was_looked_at_is_a_section(shop):
     shop.test(HEAD + COMPARED)
     result = shop.armed("--assert=plain")
-    result.assert_outcomes(failed=12)
+    result.assert_outcomes(failed=13)
     title = "celery faults: what the test looked at last"
     shown = [i for i, line in enumerate(result.outlines) if line.strip("- ") == title]
     tables = [result.outlines[i + 1 : i + 6] for i in shown]

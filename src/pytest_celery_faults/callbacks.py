@@ -85,6 +85,15 @@ class CallbackLog:
         self._causes: dict[Fiber, list[_Cause | None]] = {}
         self._links: WeakKeyDictionary[Fiber, _Cause] = WeakKeyDictionary()
 
+    def to_come(self) -> dict[str, str]:
+        """The names of the tasks that are to be sent when others are done, by id."""
+        found: dict[str, str] = {}
+        for embedded in self.embedded.values():
+            chord = embedded.get("chord")
+            for signature in [*(embedded.get("chain") or ()), *([chord] if chord else ())]:
+                found |= tasks_by_id(signature)
+        return found
+
     # -- told by the recorder
 
     def published(self, message: Any, embedded: Mapping[str, Any]) -> None:

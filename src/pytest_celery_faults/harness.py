@@ -34,7 +34,7 @@ from .simulation import Fiber, Simulation
 from .timeline import Timeline
 from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
-from .views.lost import Whereabouts, assert_nothing_lost
+from .views.lost import Whereabouts, assert_nothing_lost, stuck_chords
 from .views.outcome import Outcome, outcome_of
 from .views.retries import RetryRecorder
 from .views.sent import Sent
@@ -454,7 +454,8 @@ class Harness:
         members = getattr(result, "results", None)
         if members:
             return "the results of " + ", ".join(self._describe(member)[14:] for member in members)
-        return f"the result of task {task_id}, which nobody sent"
+        name = self.recorder.callbacks.to_come().get(task_id) if task_id is not None else None
+        return f"the result of {name or f'task {task_id}'}, which nobody sent"
 
     def _explain(self) -> list[str]:
         """Why nothing can happen any more."""
@@ -468,6 +469,8 @@ class Harness:
                 reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
         for (task_id, _retries), where in self.recorder.vanished.items():
             reasons.append(f"{self.timeline.label(None, task_id)}: {where}")
+        for chord, why in stuck_chords(self.recorder, self._whereabouts.now()):
+            reasons.append(f"the chord's body {chord.task} will not be sent: {why}")
         return reasons
 
     def consumed_queues(self) -> list[str]:

@@ -342,7 +342,7 @@ def test_the_errback_of_a_chord(worker, callbacks, add, fail, total, errback):
     [called] = callbacks
     assert (called.kind, called.task, called.parent) == ("link_error", "shop.errback", result.id)
     assert isinstance(called.args[1], ChordError)
-    assert called.parent_label == "the chord of shop.total"
+    assert called.parent_label == "the chord of shop.add#1"
     assert callbacks.missing == []
 
 

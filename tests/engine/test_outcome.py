@@ -7,7 +7,16 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError, Ignore, Reject
 
-from pytest_celery_faults import BackendDown, Crash, Drop, FaultTypeError, FaultValueError, Outcome, Sleep
+from pytest_celery_faults import (
+    BackendDown,
+    Crash,
+    Drop,
+    FaultTypeError,
+    FaultValueError,
+    Outcome,
+    Sleep,
+    WaitNeverEndsError,
+)
 from pytest_celery_faults.errors import NotThereError
 
 CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
@@ -363,3 +372,17 @@ def test_wrong_questions(outcome, app, add):
         outcome("x")
     with pytest.raises(FaultValueError, match="no task with the id 'x' was sent in this test"):
         outcome(app.AsyncResult("x"))
+
+
+def test_waiting_for_the_body_of_a_chord_that_waits_for_ever(app, add, total):
+    @app.task(name="shop.ignored")
+    def ignored():
+        raise Ignore
+
+    result = chord([add.s(1, 1), ignored.s()])(total.s())
+    with pytest.raises(WaitNeverEndsError) as caught:
+        result.get()
+    assert str(caught.value) == (
+        "waiting for the result of shop.total, which nobody sent can never end: the chord's body shop.total will not "
+        "be sent: shop.ignored#1 of its header ended with IGNORED, and the chord was never told"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.app.task import Context
 
-from ..callbacks import BODY, ERRBACK, LINK, Call, names
+from ..callbacks import BODY, ERRBACK, LINK, Call, Chord, names
 from ..errors import hide_ours, safe_repr
 from ..recorder import Record, Recorder, SentMessage
 from .base import View, chosen
@@ -40,7 +40,7 @@ class Callback:
     task_id: str | None = None
     error: BaseException | None = None
     why: str = ""
-    #: The parent's name and ordinal in this test, as in the timeline.
+    #: The parent's name and ordinal in this test, as in the timeline; a chord is named by the first of its header.
     parent_label: str = ""
 
     def __repr__(self) -> str:
@@ -103,8 +103,12 @@ class Callbacks(View[Callback]):
     def _label(self, task_id: str | None) -> str:
         if task_id is None or task_id in self._recorder.records:
             return self._recorder.timeline.label(None, task_id) or "no task"
-        bodies = (chord.task for chord in self._recorder.callbacks.chords.values() if chord.body_id == task_id)
-        return f"the chord of {next(bodies, 'an unknown task')}"
+        chords = (chord for chord in self._recorder.callbacks.chords.values() if chord.body_id == task_id)
+        return self._label_of_chord(next(chords, None))
+
+    def _label_of_chord(self, chord: Chord | None) -> str:
+        first = next(iter(chord.parts), None) if chord is not None else None
+        return f"the chord of {self._recorder.timeline.label(None, first) or 'an unknown task'}"
 
     def of(self, parent: Any) -> list[Callback]:
         """Those of a parent, given as a task, its name, its id or its result."""
@@ -147,10 +151,8 @@ class Callbacks(View[Callback]):
         for record in self._recorder.records.values():
             missing += self._never_called(record, known)
         for chord, why in stuck_chords(self._recorder, snapshot):
-            header = self._recorder.timeline.label(None, next(iter(chord.parts), None))
-            missing.append(
-                Callback(BODY, chord.task, None, (), {}, None, why=why, parent_label=f"the chord of {header}")
-            )
+            label = self._label_of_chord(chord)
+            missing.append(Callback(BODY, chord.task, None, (), {}, None, why=why, parent_label=label))
         return missing
 
     def _never_called(self, record: Record, known: Counter[tuple[str, str | None, str]]) -> Iterator[Callback]:

@@ -13,6 +13,7 @@ from ..callbacks import tasks_by_id
 from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
 from ..recorder import Recorder, SentMessage
 from .lost import Snapshot, Whereabouts, stuck_chords
+from .table import Line, same
 
 __tracebackhide__ = hide_ours
 
@@ -49,6 +50,7 @@ class Outcome(Sequence["Outcome"]):
     label: str = field(default="", repr=False)
     #: The error in words that are the same in each run.
     said: str = field(default="", repr=False)
+    _tell: Callable[[Any, Any], Any] = field(default=lambda values, table: values, repr=False)
 
     @property
     def header(self) -> Outcome:
@@ -73,17 +75,23 @@ class Outcome(Sequence["Outcome"]):
     @property
     def states(self) -> Any:
         """The states: of a task its own, of a group a list, of a chain a tuple, of a chord a dict."""
-        return self._shaped(lambda task: task.state)
+        return self._told(lambda task: task.state)
 
     @property
     def values(self) -> Any:
         """The results, ``None`` where there is none; in the shape of `states`."""
-        return self._shaped(lambda task: task.value)
+        return self._told(lambda task: task.value)
 
     @property
     def errors(self) -> Any:
         """The exceptions, ``None`` where there is none; in the shape of `states`."""
-        return self._shaped(lambda task: task.error)
+        return self._told(lambda task: task.error)
+
+    def _told(self, of: Callable[[Outcome], Any]) -> Any:
+        shaped = self._shaped(of)
+        if self.kind != TASK:  # a word or a number could be anybody's
+            self._tell(shaped, lambda: Tree(self))
+        return shaped
 
     def _shaped(self, of: Callable[[Outcome], Any]) -> Any:
         if self.kind == TASK:
@@ -116,17 +124,18 @@ class Outcome(Sequence["Outcome"]):
 
     def lines(self) -> list[str]:
         """The tree, a line for each node."""
-        return list(self._lines("", ""))
+        return [line for _, line in self.nodes()]
 
-    def _lines(self, indent: str, role: str) -> Iterator[str]:
+    def nodes(self, indent: str = "", role: str = "") -> Iterator[tuple[Outcome, str]]:
+        """The nodes of the tree, each with its line."""
         if self.kind == TASK:
             said = safe_repr(self.value) if self.state == "SUCCESS" else self.why or self.said
-            yield f"{indent}{role}{self.label or self.task or 'a task'}  {self.state}  {said}".rstrip()
+            yield self, f"{indent}{role}{self.label or self.task or 'a task'}  {self.state}  {said}".rstrip()
             return
-        yield f"{indent}{role}{self.kind}  {self.state}"
+        yield self, f"{indent}{role}{self.kind}  {self.state}"
         roles = ("header: ", "body: ") if self.kind == CHORD else ("",) * len(self.members)
         for member, its_role in zip(self.members, roles, strict=True):
-            yield from member._lines(indent + "  ", its_role)
+            yield from member.nodes(indent + "  ", its_role)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -134,6 +143,46 @@ class Outcome(Sequence["Outcome"]):
     def __repr__(self) -> str:
         what = self.label or self.task or self.kind
         return f"<Outcome of {what}: {self.states!r}>"
+
+
+class Tree:
+    """An outcome as a table: a line for each node."""
+
+    title = "celery_faults.outcome()"
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def lines(self) -> list[Line]:
+        return [Line(line) for line in self._outcome.lines()]
+
+    def against(self, values: Any, expected: Any) -> list[Line]:
+        """The lines, marked where the values of single tasks are not what was expected."""
+        mine, theirs = list(_leaves(values)), list(_leaves(expected))
+        if len(mine) != len(theirs):
+            return self.lines()
+        wrong = {
+            id(task): f"<- expected {safe_repr(other)}"
+            for task, one, other in zip(self._outcome.tasks, mine, theirs, strict=True)
+            if not same(one, other)
+        }
+        return [
+            Line(f"{line}  {wrong[id(node)]}" if id(node) in wrong else line, marked=id(node) in wrong)
+            for node, line in self._outcome.nodes()
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *self._outcome.lines()])
+
+
+def _leaves(shaped: Any) -> Iterator[Any]:
+    if isinstance(shaped, (list, tuple)):
+        for part in shaped:
+            yield from _leaves(part)
+    elif isinstance(shaped, dict) and shaped.keys() == {"header", "body"}:
+        yield from _leaves([shaped["header"], shaped["body"]])
+    else:
+        yield shaped
 
 
 def outcome_of(
@@ -157,12 +206,7 @@ class _Reader:
         self._snapshot = snapshot
         self._stored = stored
         self._last = {message.task_id: message for message in recorder.sent}
-        # The tasks that are to be sent when others are done, by id.
-        self._to_come: dict[str, str] = {}
-        for embedded in recorder.callbacks.embedded.values():
-            chord = embedded.get("chord")
-            for signature in [*(embedded.get("chain") or ()), *([chord] if chord else ())]:
-                self._to_come |= tasks_by_id(signature)
+        self._to_come = recorder.callbacks.to_come()
         # Why nothing can send those any more that are in the body of a chord.
         self._stuck = {
             task_id: why for chord, why in stuck_chords(recorder, snapshot) for task_id in tasks_by_id(chord.body)
@@ -180,19 +224,22 @@ class _Reader:
         for step in reversed(steps):
             outcome = self._step(step, outcomes[-1] if outcomes else before, known)
             if outcomes and outcomes[-1].kind == GROUP:
-                outcomes[-1] = Outcome(CHORD, outcome.state, members=(outcomes[-1], outcome))
+                outcomes[-1] = self._made(CHORD, outcome.state, (outcomes[-1], outcome))
             else:
                 outcomes.append(outcome)
         if len(outcomes) == 1:
             return outcomes[0]
-        return Outcome(CHAIN, outcomes[-1].state, members=tuple(outcomes))
+        return self._made(CHAIN, outcomes[-1].state, tuple(outcomes))
+
+    def _made(self, kind: str, state: str, members: tuple[Outcome, ...]) -> Outcome:
+        return Outcome(kind, state, members=members, _tell=self._recorder.tell)
 
     def _step(self, result: Any, before: Outcome | None, known: frozenset[str]) -> Outcome:
         results = getattr(result, "results", None)
         if results is None:
             return self._task(result, before)
         members = tuple(self.read(member, known, before) for member in results)
-        return Outcome(GROUP, _state_of_group([member.state for member in members]), members=members)
+        return self._made(GROUP, _state_of_group([member.state for member in members]), members)
 
     def _task(self, result: Any, before: Outcome | None) -> Outcome:
         task_id = result.id

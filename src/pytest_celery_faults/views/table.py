@@ -102,7 +102,7 @@ def _other_counts(values: Any, expected: Any) -> list[Line]:
     return [
         Line(f"<- {safe_repr(key)}: {values.get(key, 0)}, expected {expected.get(key, 0)}", marked=True)
         for key in {**values, **expected}
-        if values.get(key) != expected.get(key)
+        if not same(values.get(key), expected.get(key))
     ]
 
 
@@ -110,16 +110,24 @@ def _edits(values: list[Any], expected: list[Any]) -> list[tuple[str, int, int, 
     """How the one becomes the other; of two that are as long, element by element."""
     if len(values) == len(expected):
         pairs = enumerate(zip(values, expected, strict=True))
-        return [("equal" if one == other else "replace", n, n + 1, n, n + 1) for n, (one, other) in pairs]
+        return [("equal" if same(one, other) else "replace", n, n + 1, n, n + 1) for n, (one, other) in pairs]
     # difflib wants what can be hashed: the place of the first element that is equal.
     pool: list[Any] = []
     mine, theirs = ([_key(value, pool) for value in side] for side in (values, expected))
     return list(difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of an application are equal; their ``==`` may do anything."""
+    try:
+        return bool(one == other)
+    except Exception:
+        return one is other
+
+
 def _key(value: Any, pool: list[Any]) -> int:
     for number, other in enumerate(pool):
-        if value == other:
+        if same(value, other):
             return number
     pool.append(value)
     return len(pool) - 1
