@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, _state
 from celery.worker import state as worker_state
@@ -23,9 +23,10 @@ from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
 from .clock import Clock, RealTimeSource, TimeSource
 from .effects import Effects
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, hide_ours, nearest
+from .faults import Fault
 from .frozen import Freeze
 from .hub import Hub, Timer
-from .injection import Injection, Injector, Plan, plan
+from .injection import Execution, Injection, Injector, Plan, plan
 from .letterdesk import LetterDesk, Quarantine
 from .memory import Server
 from .pool import Pool, process_of, task_of
@@ -252,15 +253,36 @@ class Harness:
 
     # -- what a test calls
 
-    def inject(self, *args: Any, **options: Any) -> Injection:
-        """Inject a fault from now on, for the rest of the test or, as a context manager, for a block.
+    if TYPE_CHECKING:
 
-        The arguments are those of ``@pytest.mark.inject``; the flag ``--celery-faults`` is not needed.
+        def inject(
+            self,
+            fault: BaseException | type[BaseException] | Fault,
+            *,
+            task: Any | Iterable[Any] | None = None,
+            times: int | None = 1,
+            skip: int = 0,
+            every: int = 1,
+            at: str | Callable[..., Any] | None = None,
+            when: Callable[[Execution], object] | None = None,
+            probability: float = 1.0,
+            then: Callable[[Execution], object] | None = None,
+            required: bool | None = None,
+        ) -> Injection:
+            """Inject a fault from now on, for the rest of the test or, as a context manager, for a block.
 
-        Raises:
-            FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
-        """
-        return self.add(plan(args, options, self._hook))
+            The arguments are those of ``@pytest.mark.inject``; the flag ``--celery-faults`` is not needed.
+
+            Raises:
+                FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
+            """
+            ...
+
+    else:
+
+        def inject(self, *args: Any, **options: Any) -> Injection:
+            # `plan` says of wrong arguments which would be right.
+            return self.add(plan(args, options, self._hook))
 
     def add(self, what: Plan) -> Injection:
         tasks = self._tasks()
@@ -307,7 +329,7 @@ class Harness:
 
     # -- the worker's life
 
-    def build_worker(self) -> Worker:
+    def _build_worker(self) -> Worker:
         app, options = self.app, self._options
         pool = type("Pool", (Pool,), {"server": self.server, "recorder": self.recorder})
         worker = Worker(

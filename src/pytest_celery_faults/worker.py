@@ -324,7 +324,7 @@ class WorkerControl:
 
     def _run(self) -> None:
         # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.
-        self._instance = instance = self._harness.build_worker()
+        self._instance = instance = self._harness._build_worker()
         instance.start()
         self._ended()
         if instance.failure is not None:

@@ -19,18 +19,7 @@ DERIVED_FROM_CELERY = {
     "worker.Worker",
 }
 
-# What takes or returns one of them, or takes what has a method that does.
-MENTIONS_THEM = {
-    "comparisons.explain",
-    "comparisons.last_table",
-    "comparisons.table_of",
-    "failures.add_note",
-    "failures.add_to_report",
-    "harness.Harness.build_worker",
-    "summary.numbers_of",
-}
-
-EXPLAINED = {f"{PACKAGE}.{name}" for name in DERIVED_FROM_CELERY | MENTIONS_THEM}
+EXPLAINED = {f"{PACKAGE}.{name}" for name in DERIVED_FROM_CELERY}
 
 
 def main() -> str | None:
