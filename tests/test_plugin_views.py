@@ -236,6 +236,107 @@ def test_it(celery_faults):
     assert not any("more lines" in line for line in whole)
 
 
+EXPLAINED_BY_PYTEST = """
+import pytest
+
+@pytest.mark.inject(OSError("no net"), times=3)
+def test_an_approximation(retry_recorder):
+    download.delay("x").get()
+    assert retry_recorder.delays == pytest.approx([1, 2, 5])
+
+@pytest.mark.inject(OSError("no net"), times=2)
+def test_a_list_that_was_changed(retry_recorder):
+    download.delay("x").get()
+    delays = retry_recorder.delays
+    delays.pop(0)
+    assert delays == [5]
+
+def test_another_list(celery_faults):
+    boom.delay()
+    celery_faults.worker.drain()
+    assert celery_faults.dlq.reasons
+    statuses = ["shop.boom"]
+    assert statuses == ["shop.add"]
+
+def test_the_right_side(celery_faults):
+    add.delay(1, 2)
+    tasks = [message.task for message in celery_faults.sent]
+    assert ["mine"] == tasks
+"""
+
+
+def test_what_pytest_explains_better_is_left_to_it(shop):
+    shop.test(HEAD + EXPLAINED_BY_PYTEST)
+    result = shop.armed("-vv")
+    result.assert_outcomes(failed=4)
+    shown = explanations(result)
+    assert len(shown) == 4
+    assert any("Mismatched elements: 1 / 3" in line for line in shown["test_an_approximation"])
+    for lines in shown.values():
+        assert not any(line.startswith(("attempt ", "celery_dlq", "celery_faults.sent")) for line in lines)
+
+
+def test_a_list_is_explained_by_what_the_test_looked_at_last(shop):
+    shop.test(
+        HEAD
+        + """
+def test_sent(celery_faults, celery_dlq):
+    boom.delay()
+    celery_faults.worker.drain()
+    assert len(celery_dlq) == 1
+    assert [message.task for message in celery_faults.sent] == ["shop.add"]
+
+def test_states(retry_recorder):
+    add.delay(1, 2).get()
+    slow.delay(1).get()
+    assert [attempt.state for attempt in retry_recorder.of(slow).attempts] == ["FAILURE"]
+"""
+    )
+    shown = explanations(shop.armed())
+    assert shown["test_sent"][1] == "celery_faults.sent"
+    assert shown["test_states"][1] == "shop.slow#1"
+
+
+def test_an_exception_of_any_sort_stays_what_it_was(shop):
+    shop.test(
+        HEAD
+        + """
+class NoneForAll(Exception):
+    def __getattr__(self, name):
+        return None
+
+class NoPlace(Exception):
+    @property
+    def __dict__(self):
+        raise RuntimeError("no place")
+
+ONE = LookupError("the real error")
+
+def test_none(celery_faults):
+    add.delay(1, 2).get()
+    raise NoneForAll("the real error")
+
+def test_no_place(celery_faults):
+    add.delay(1, 2).get()
+    raise NoPlace("the real error")
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_one(celery_faults, number):
+    slow.delay(number).get()
+    raise ONE
+"""
+    )
+    result = shop.armed("-rf")
+    result.assert_outcomes(failed=4)
+    assert sum("FAILED" in line and "the real error" in line for line in result.outlines) == 4
+    assert not [line for line in result.outlines if "pytest_celery_faults/" in line]
+    # One exception raised in two tests says in each what happened there.
+    second = section(result, r"test_one\[2\]")
+    assert [line for line in second if "celery faults: " in line] == [
+        "E       celery faults: no fault fired; last event: 2.000000 s succeeded shop.slow#1 attempt 1"
+    ]
+
+
 def test_without_assertion_rewriting_what_was_looked_at_is_a_section(shop):
     shop.test(HEAD + COMPARED)
     result = shop.armed("--assert=plain")

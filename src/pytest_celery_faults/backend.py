@@ -152,6 +152,18 @@ class Backend(celery_redis.RedisBackend):
         self.callbacks.sizes[group_id] = chord_size
         super().set_chord_size(group_id, chord_size)
 
+    def add_to_chord(self, chord_id: str, result: Any) -> Any:
+        self.callbacks.add_part(chord_id)
+        return super().add_to_chord(chord_id, result)
+
+    def mark_as_done(self, *args: Any, **kwargs: Any) -> Any:
+        self.callbacks.ends()
+        return super().mark_as_done(*args, **kwargs)
+
+    def mark_as_failure(self, *args: Any, **kwargs: Any) -> Any:
+        self.callbacks.ends()
+        return super().mark_as_failure(*args, **kwargs)
+
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> Any:
         with self.callbacks.returning_part(request):
             return super().on_chord_part_return(request, state, result, **kwargs)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from .errors import hide_ours
 from .simulation import Fiber, Simulation
@@ -78,20 +78,23 @@ class CallbackLog:
         self.sizes: dict[str, int] = {}
         #: What the last message of each task id says beside its arguments: callbacks, errbacks, chain and chord.
         self.embedded: dict[str, Mapping[str, Any]] = {}
-        #: The id of the task whose process runs and is not in the task's body, if there is one.
-        self.between: Callable[[], str | None] = lambda: None
+        #: The place of that message in the timeline.
+        self.embedded_at: dict[str, int] = {}
+        #: The id of the task that the process works which runs, if there is one.
+        self.worked: Callable[[], str | None] = lambda: None
         self._simulation = simulation
         self._now = now
         self._causes: dict[Fiber, list[_Cause | None]] = {}
         self._links: WeakKeyDictionary[Fiber, _Cause] = WeakKeyDictionary()
+        # Those whose task is in its body, or in a handler of the application's: what is sent there is no link.
+        self._with_handlers: WeakSet[Fiber] = WeakSet()
 
     def to_come(self) -> dict[str, str]:
-        """The names of the tasks that are to be sent when others are done, by id."""
+        """The names of the tasks that are sent when others are done, by id, sent yet or not."""
+        chains = [signature for embedded in self.embedded.values() for signature in embedded.get("chain") or ()]
         found: dict[str, str] = {}
-        for embedded in self.embedded.values():
-            chord = embedded.get("chord")
-            for signature in [*(embedded.get("chain") or ()), *([chord] if chord else ())]:
-                found |= tasks_by_id(signature)
+        for signature in [*chains, *(chord.body for chord in self.chords.values())]:
+            _collect(signature, found)
         return found
 
     # -- told by the recorder
@@ -105,6 +108,7 @@ class CallbackLog:
             self._write(cause.kind, message.task, parent, message.args, message.kwargs, message)
             if cause.chord is not None:
                 cause.chord.over = True
+        self.embedded_at[message.task_id] = message.index
         if not any(embedded.values()):
             self.embedded.pop(message.task_id, None)
             return
@@ -119,7 +123,7 @@ class CallbackLog:
         causes = self._causes.get(fiber)
         if causes:
             return causes[-1]
-        worked = self.between()
+        worked = None if fiber in self._with_handlers else self.worked()
         if worked is None or parent not in (worked, None):  # Celery's first protocol says nothing of parents
             return None
         cause = self._links.get(fiber)
@@ -128,11 +132,32 @@ class CallbackLog:
             cause = self._links[fiber] = _Cause(LINK, worked, names(callbacks))
         return cause
 
+    def begins(self) -> None:
+        """A task is about to begin on the fiber that runs."""
+        self._with_handlers.add(self._simulation.current)
+
+    # -- told by the wrapper around a task's body
+
+    def returned(self) -> None:
+        """The body of a task has returned: next Celery sends its links and the next step of its chain."""
+        self._with_handlers.discard(self._simulation.current)
+
     # -- told by the result backend
+
+    def ends(self) -> None:
+        """The end of a task is about to be stored; all of its links are sent."""
+        self._with_handlers.add(self._simulation.current)
+
+    def add_part(self, group: str) -> None:
+        """A chord's header has got one more part."""
+        self.sizes[group] = self.sizes.get(group, 0) + 1
 
     @contextmanager
     def calling_errbacks(self, request: Any) -> Iterator[None]:
         """The errbacks of a request are called, in place or by messages."""
+        if request.is_eager or (request.delivery_info or {}).get("is_eager"):
+            yield
+            return
         with self._because(_Cause(ERRBACK, request.id, names(request.errbacks or ()))):
             yield
 
@@ -163,6 +188,7 @@ class CallbackLog:
             yield
             return
         cause.tasks[signature.task] -= 1
+        args, kwargs, _ = signature._merge(args, kwargs, None)
         call = self._write(ERRBACK, signature.task, cause.parent, list(args), dict(kwargs))
         with self._because(None):  # what it sends itself is no errback
             try:
@@ -203,7 +229,8 @@ class CallbackLog:
         """Drop what leads to fibers; at the end of the test."""
         self._causes.clear()
         self._links.clear()
-        del self.between
+        self._with_handlers.clear()
+        del self.worked
 
 
 def names(signatures: Iterable[Mapping[str, Any]]) -> Counter[str]:
@@ -213,7 +240,7 @@ def names(signatures: Iterable[Mapping[str, Any]]) -> Counter[str]:
 
 def first_tasks(signature: Mapping[str, Any]) -> list[str]:
     """The tasks with which a signature begins: the members of a group, the header of a chord, the head of a chain."""
-    kind, header, rest = _parts(signature)
+    kind, header, rest = parts_of(signature)
     if kind == "chain":
         return first_tasks(rest[0]) if rest else []
     if kind == "chord":
@@ -223,16 +250,7 @@ def first_tasks(signature: Mapping[str, Any]) -> list[str]:
     return [signature["task"]] if signature.get("task") else []
 
 
-def tasks_by_id(signature: Mapping[str, Any]) -> dict[str, str]:
-    """The names of all single tasks in a signature that have an id already."""
-    kind, header, rest = _parts(signature)
-    if kind is not None:
-        return {task_id: task for part in [*header, *rest] for task_id, task in tasks_by_id(part).items()}
-    task_id = (signature.get("options") or {}).get("task_id")
-    return {task_id: signature["task"]} if task_id else {}
-
-
-def _parts(signature: Mapping[str, Any]) -> tuple[str | None, list[Any], list[Any]]:
+def parts_of(signature: Mapping[str, Any]) -> tuple[str | None, list[Any], list[Any]]:
     """``"group"``, ``"chain"``, ``"chord"`` or ``None``, the header's signatures, and the others in it."""
     kind, kwargs = signature.get("subtask_type"), signature.get("kwargs") or {}
     if kind in ("chain", "group"):
@@ -242,3 +260,12 @@ def _parts(signature: Mapping[str, Any]) -> tuple[str | None, list[Any], list[An
         members = (header.get("kwargs") or {}).get("tasks") or () if isinstance(header, Mapping) else header
         return kind, list(members), [body] if body else []
     return None, [], []
+
+
+def _collect(signature: Mapping[str, Any], found: dict[str, str]) -> None:
+    kind, header, rest = parts_of(signature)
+    options = signature.get("options") or {}
+    if kind is None and options.get("task_id"):
+        found[options["task_id"]] = signature["task"]
+    for part in [*header, *rest, *(options.get("chain") or ())]:
+        _collect(part, found)

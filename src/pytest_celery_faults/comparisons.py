@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import safe_repr
-from .views.table import Line, Table
+from .views.table import Line, Table, same
 
 if TYPE_CHECKING:
     from .harness import Harness
@@ -15,63 +14,59 @@ if TYPE_CHECKING:
 #: pytest cuts an explanation after eight lines unless it is verbose; the first is the comparison itself.
 _ROOM = 7
 
-#: What a view is called and what of its elements is shown, the attributes first by which a test lists them.
-_Shown = tuple[str, Sequence[Any], tuple[str, ...], tuple[str, ...]]
+#: Of each view the attributes by which a test lists it, and what else is shown.
+_SHOWN = {
+    "celery_dlq": (("reason", "task", "queue", "route"), ("args", "exception", "at")),
+    "celery_faults.callbacks": (("task", "kind"), ("parent_label", "at")),
+    "celery_faults.signals": (("name", "task"), ("process", "at")),
+    "celery_faults.sent": (("task", "queue"), ("args", "retries", "countdown", "at")),
+}
 
 
 def explain(harness: Harness, op: str, left: object, right: object, in_full: bool) -> list[str] | None:
     """The explanation of a comparison; ``None`` when neither side is known to be from this test's record."""
-    for values, other in ((left, right), (right, left)):
-        table = table_of(harness, values)
+    for values, other, is_left in ((left, right, True), (right, left, False)):
+        table = _told(harness, values) or (_listed(harness, values) if is_left else None)
         if table is None:
             continue
         lines = table.against(values, other) if op == "==" else table.lines()
-        sides = f"{safe_repr(left)} {op} {safe_repr(right)}"
+        if op == "==" and not any(line.marked for line in lines):
+            return None  # pytest knows better: an approximation, or something that is no list
         if in_full:
-            return [sides, table.title, *(line.text for line in lines)]
+            return [f"{safe_repr(left)} {op} {safe_repr(right)}", table.title, *(line.text for line in lines)]
         short = reprlib.Repr()
         short.maxlist = short.maxdict = 5
         return [f"{short.repr(left)} {op} {short.repr(right)}", table.title, *_fitting(lines, _ROOM - 1)]
     return None
 
 
-def table_of(harness: Harness, values: object) -> Table | None:
-    """What values are from that a test was given, or that it has listed itself."""
-    for told, table in harness.recorder.told:
-        if told is values:
+def _told(harness: Harness, values: object) -> Any:
+    """What values are from that a test was given, and has not changed since."""
+    for told, then, table in reversed(harness.recorder.told):
+        if told is values and same(told, then):
             return table()
-    if not isinstance(values, (list, tuple)) or not values or not all(isinstance(value, str) for value in values):
-        return None
-    for name, elements, listed, shown in _shown(harness):
-        for attribute in listed:
-            for some in _choices(elements):
-                if [getattr(element, attribute) for element in some] == list(values):
-                    return Table.of(name, some, (*listed, *shown), harness.timeline.readable)
-    for record in harness.recorder.records.values():
-        if [attempt.state for attempt in record.attempts] == list(values):
-            return harness.retries.of(record.task_id).as_table(record.attempts, with_states=True)
     return None
 
 
-def last_table(harness: Harness) -> Table | None:
+def _listed(harness: Harness, values: object) -> Table | None:
+    """What a test has looked at last and made this list of words of, such as the reasons of all letters."""
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        return None
+    if harness.recorder.told:
+        told, _, table = harness.recorder.told[-1]
+        if isinstance(told, list) and values == [getattr(one, "state", None) for one in told]:
+            return table(with_states=True)
+    name, elements = harness.recorder.looked_at
+    listed, shown = _SHOWN.get(name, ((), ()))
+    for attribute in listed:
+        if values == [getattr(element, attribute) for element in elements]:
+            return Table.of(name, elements, (*listed, *shown), harness.timeline.readable)
+    return None
+
+
+def last_table(harness: Harness) -> Any:
     """What the values are from that a test was given last."""
-    told = harness.recorder.told
-    make: Callable[[], Table] | None = told[-1][1] if told else None
-    return None if make is None else make()
-
-
-def _shown(harness: Harness) -> Iterator[_Shown]:
-    yield "celery_dlq", harness.dlq, ("reason", "task", "queue", "route"), ("args", "exception", "at")
-    yield "celery_faults.callbacks", harness.callbacks, ("task", "kind"), ("parent_label", "at")
-    yield "celery_faults.signals", harness.signals, ("name", "task"), ("process", "at")
-    yield "celery_faults.sent", harness.sent, ("task", "queue"), ("args", "retries", "countdown", "at")
-
-
-def _choices(elements: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """All of them, and those of each task: what a test lists."""
-    yield list(elements)
-    for task in dict.fromkeys(element.task for element in elements):
-        yield [element for element in elements if element.task == task]
+    return harness.recorder.told[-1][2]() if harness.recorder.told else None
 
 
 def _fitting(lines: list[Line], room: int) -> list[str]:

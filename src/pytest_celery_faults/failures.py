@@ -17,6 +17,7 @@ UNFIRED = "celery faults that never fired"
 
 LOOKED_AT = "celery faults: what the test looked at last"
 
+_NOTE = "celery faults: "
 #: How many events of a task whose result was waited for are shown.
 _LAST_EVENTS = 6
 
@@ -28,14 +29,21 @@ def add_note(error: Exception, harness: Harness) -> None:
         return
     faults = timeline.where(FAULT_FIRED)
     last_fault = f"last fault: {_short(faults[-1])}; " if faults else "no fault fired; "
-    notes = [f"celery faults: {last_fault}last event: {_short(timeline[-1])}"]
+    lines = [f"{_NOTE}{last_fault}last event: {_short(timeline[-1])}"]
     ids = _waited_for(error)
     told = [event for event in timeline if event.task_id in ids]
     if told:
-        notes.append("celery faults: the last events of what was waited for:")
-        notes += [f"    {_short(event)}" for event in told[-_LAST_EVENTS:]]
-    # BaseException.add_note came with Python 3.11; pytest shows the notes of older ones too.
-    vars(error)["__notes__"] = [*getattr(error, "__notes__", []), *notes]
+        lines.append(f"{_NOTE}the last events of what was waited for:")
+        lines += [f"    {_short(event)}" for event in told[-_LAST_EVENTS:]]
+    # BaseException.add_note came with Python 3.11; pytest shows the notes of older ones too. An application's exception
+    # may have anything for a `__notes__`, or no place for it: the error itself is what counts.
+    try:
+        before = vars(error).get("__notes__")
+        # An exception that is raised in several tests has those of the tests before.
+        kept = [note for note in before if not str(note).startswith(_NOTE)] if isinstance(before, list) else []
+        vars(error)["__notes__"] = [*kept, "\n".join(lines)]
+    except Exception:
+        return
 
 
 def _short(event: Event) -> str:

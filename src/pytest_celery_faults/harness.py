@@ -35,8 +35,9 @@ from .simulation import Fiber, Simulation
 from .timeline import Timeline
 from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
-from .views.lost import Whereabouts, assert_nothing_lost, stuck_chords
+from .views.lost import Whereabouts, assert_nothing_lost
 from .views.outcome import Outcome, outcome_of
+from .views.prospects import Prospects
 from .views.retries import RetryRecorder
 from .views.sent import Sent
 from .views.signals import Signals
@@ -200,7 +201,7 @@ class Harness:
         self.signals: Signals = Signals(self.recorder)
         self._whereabouts = Whereabouts(self.recorder, self.broker)
         self.callbacks: Callbacks = Callbacks(self.recorder, self._whereabouts)
-        self.recorder.callbacks.between = self._task_between
+        self.recorder.callbacks.worked = lambda: task_of(simulation.current)
         self._replace_names()
         self.worker: WorkerControl = WorkerControl(self)
         stack.callback(self._dispose)
@@ -377,13 +378,9 @@ class Harness:
 
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
-        if self.simulation.current is self.simulation.test and not self.simulation.closing:
+        simulation = self.simulation
+        if simulation.here and simulation.current is simulation.test and not simulation.closing:
             self.worker._ensure_started()
-
-    def _task_between(self) -> str | None:
-        """The id of the task whose process runs at the moment and is not in the task's body."""
-        fiber = self.simulation.current
-        return None if self.injector.is_in_body(fiber) else task_of(fiber)
 
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
@@ -476,8 +473,11 @@ class Harness:
         members = getattr(result, "results", None)
         if members:
             return "the results of " + ", ".join(self._describe(member)[14:] for member in members)
-        name = self.recorder.callbacks.to_come().get(task_id) if task_id is not None else None
+        name = self._prospects().names.get(task_id) if task_id is not None else None
         return f"the result of {name or f'task {task_id}'}, which nobody sent"
+
+    def _prospects(self) -> Prospects:
+        return Prospects(self.recorder, self._whereabouts.now())
 
     def _explain(self) -> list[str]:
         """Why nothing can happen any more."""
@@ -491,7 +491,7 @@ class Harness:
                 reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
         for (task_id, _retries), where in self.recorder.vanished.items():
             reasons.append(f"{self.timeline.label(None, task_id)}: {where}")
-        for chord, why in stuck_chords(self.recorder, self._whereabouts.now()):
+        for chord, why in self._prospects().stuck_chords():
             reasons.append(f"the chord's body {chord.task} will not be sent: {why}")
         return reasons
 

@@ -371,6 +371,7 @@ class Injector:
             finally:
                 self._in_body.pop(fiber, None)
             self.strike("return", execution)
+            self._recorder.callbacks.returned()
             return result
 
         run._celery_faults_body = body  # type: ignore[attr-defined]
@@ -452,10 +453,6 @@ class Injector:
             return
         if task.request.id == task_id:
             self.strike(point, self._execution(task, task.request.args or (), task.request.kwargs or {}))
-
-    def is_in_body(self, fiber: Fiber) -> bool:
-        """Whether a fiber runs the body of a task."""
-        return fiber in self._in_body
 
     def _strike_at_call(self, target: Target) -> None:
         """A named function is called: by the body of a task, or by somebody else, whom it does not concern."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback as tracebacks
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,8 +168,10 @@ class Recorder:
         self.unsettled: dict[str, Delivery] = {}
         #: The attempts that run, and the ids of their tasks.
         self.running: dict[Attempt, str] = {}
-        #: The last lists that a test was given, and what they are from.
-        self.told: deque[tuple[Any, Any]] = deque(maxlen=100)
+        #: The last lists that a test was given, what was in them, and what they are from.
+        self.told: deque[tuple[Any, Any, Any]] = deque(maxlen=100)
+        #: The elements of a view that the test has looked into last, and what it is called.
+        self.looked_at: tuple[str, list[Any]] = ("", [])
         self.signals: SignalLog = SignalLog(timeline, simulation, self.now)
         self.callbacks: CallbackLog = CallbackLog(simulation, lambda: (self.now(), len(timeline)))
         self._deliveries: dict[str, Delivery] = {}
@@ -320,6 +323,7 @@ class Recorder:
     def _on_prerun(self, task_id: str, task: Any, **_: Any) -> None:
         if task.request.is_eager:
             return
+        self.callbacks.begins()
         record = self.record_of(task.name, task_id)
         info = task.request.delivery_info or {}
         attempt = Attempt(
@@ -478,7 +482,7 @@ class Recorder:
 
     def tell(self, values: T, source: Any) -> T:
         """Remember what values that a test is given are from, so that a failing comparison can show more of it."""
-        self.told.append((values, source))
+        self.told.append((values, copy.copy(values), source))
         return values
 
     # -- helpers

@@ -6,7 +6,7 @@ See https://docs.celeryq.dev/en/stable/userguide/signals.html.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Task, signals
@@ -51,8 +51,6 @@ class SentSignal:
     process: str
     #: The task's name and ordinal in this test, as in the timeline.
     label: str = ""
-    #: Its place in the timeline.
-    index: int = field(default=0, repr=False)
 
     def __repr__(self) -> str:
         about = f" of {self.label}" if self.label else ""
@@ -97,7 +95,6 @@ class SignalLog:
                 at=self._now(),
                 process="child" if rank == TASK_RANK else "main" if rank == WORKER_RANK else "test",
                 label=self._timeline.label(task, task_id),
-                index=len(self._timeline),
             )
         )
 

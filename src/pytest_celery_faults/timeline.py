@@ -130,8 +130,8 @@ class Timeline(Sequence[Event]):
         return event
 
     def readable(self, text: str) -> str:
-        """A text without what differs from run to run: task ids, which become labels, and addresses of objects."""
-        text = _UUID.sub(lambda found: self._labels.get(found[0], "an unknown task"), text)
+        """A text without what differs from run to run: task ids, which become labels, other ids, and addresses."""
+        text = _UUID.sub(lambda found: self._labels.get(found[0], "<uuid>"), text)
         return _ADDRESS.sub(" at 0x...", text)
 
     def label(self, task: str | None, task_id: str | None) -> str:

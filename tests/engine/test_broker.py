@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -165,3 +166,12 @@ def test_what_the_broker_holds_back_was_sent_all_the_same(celery_faults, worker,
     assert celery_faults.broker.messages("celery") == []
     worker.drain()
     assert celery_faults.clock.elapsed == 60
+
+
+def test_a_thread_of_the_tests_own_may_be_the_first_to_send(worker, add, hang_is_failure):
+    sent = []
+    thread = threading.Thread(target=lambda: sent.append(add.delay(1, 2)))
+    thread.start()
+    thread.join()
+    worker.drain()
+    assert sent[0].get() == 3

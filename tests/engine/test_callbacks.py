@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import celery
 import pytest
-from celery import chain, chord, group
+from celery import Task, chain, chord, group, signals
 from celery.exceptions import ChordError, Ignore
 
 from pytest_celery_faults import Callback, Crash, Delay, Drop, FaultValueError, Sleep
@@ -58,7 +58,7 @@ def test_a_link_runs_when_its_turn_comes(worker, callbacks, add, note):
     worker.advance(59)
     assert callbacks == []
     [missing] = callbacks.missing
-    assert (missing.kind, missing.task, missing.at, missing.why) == ("link", "shop.note", None, "the worker holds it")
+    assert (missing.kind, missing.task, missing.at, missing.why) == ("link", "shop.note", None, "it is unacknowledged")
     worker.advance(1)
     assert brief(callbacks) == [("link", "shop.note", 60)]
     assert callbacks.missing == []
@@ -445,3 +445,103 @@ def test_two_parents_at_once(celery_faults, worker, callbacks, app, add, note):
     results = [add.apply_async((n, n), link=note.s()) for n in (1, 2)]
     worker.drain()
     assert [(link.parent, link.args) for link in callbacks] == [(results[0].id, [2]), (results[1].id, [4])]
+
+
+# -- what only looks like a callback
+
+
+def test_what_handlers_of_a_task_send_is_no_link(worker, callbacks, app, note):
+    class Sending(Task):
+        def before_start(self, *_):
+            note.delay("before_start")
+
+        def on_success(self, *_):
+            note.delay("on_success")
+
+        def on_failure(self, *_):
+            note.delay("on_failure")
+
+        def on_retry(self, *_):
+            note.delay("on_retry")
+
+        def after_return(self, *_):
+            note.delay("after_return")
+
+    @app.task(base=Sending, bind=True, name="shop.sending")
+    def sending(self, how):
+        if how == "fail":
+            raise LookupError
+        if how == "retry" and not self.request.retries:
+            raise self.retry(countdown=1)
+        return how
+
+    for how in ("fail", "succeed", "retry"):
+        sending.apply_async((how,), link=note.s())
+    worker.drain()
+    assert [link.args for link in callbacks.links] == [["succeed"], ["retry"]]
+    assert callbacks.missing == []
+
+
+def test_what_receivers_of_signals_send_is_no_link(worker, callbacks, add, note):
+    def on_prerun(sender, **_):
+        if sender is add:
+            note.delay("prerun")
+
+    signals.task_prerun.connect(on_prerun)
+    add.apply_async((1, 2), link=note.s())
+    worker.drain()
+    assert [link.args for link in callbacks.links] == [[3]]
+
+
+def test_an_errback_with_arguments_of_its_own(worker, callbacks, app, fail):
+    got = []
+
+    @app.task(name="shop.partial")
+    def partial(request, exc, traceback, *args, **kwargs):
+        got.append(([request, exc, traceback, *args], kwargs))
+
+    fail.apply_async(link_error=[partial.s(k=2), partial.s("extra", k=3)])
+    worker.drain()
+    assert [(called.args, called.kwargs) for called in callbacks.errbacks] == got
+    assert [called.kwargs for called in callbacks.errbacks] == [{"k": 2}, {"k": 3}]
+
+
+def test_an_id_that_is_sent_again_with_another_link(worker, callbacks, add, note, old_errback):
+    add.apply_async((1, 2), link=note.s(), task_id="once")
+    worker.drain()
+    add.apply_async((1, 2), link=old_errback.s(), task_id="once")
+    worker.drain()
+    assert [link.task for link in callbacks.links] == ["shop.note", "shop.old_errback"]
+    assert callbacks.missing == []
+
+
+def test_an_eager_call_has_no_callbacks_here(worker, callbacks, add, fail, note, errback):
+    add.apply((1, 2), link=note.s())
+    fail.apply(link_error=errback.s())
+    worker.drain()
+    assert (callbacks, callbacks.missing) == ([], [])
+
+
+def test_the_callbacks_of_a_chords_body_by_its_id_and_its_task(worker, callbacks, add, fail, total, errback):
+    result = chord([add.s(1, 1), fail.s()])(total.s().on_error(errback.s()))
+    worker.drain()
+    [called] = callbacks.errbacks
+    assert (
+        callbacks.of(result)
+        == callbacks.of(result.id)
+        == callbacks.of(called.parent)
+        == callbacks.of(total)
+        == [called]
+    )
+
+
+def test_many_callbacks_are_not_counted_again_for_each(worker, callbacks, add, note, monkeypatch):
+    for number in range(50):
+        add.apply_async((number, 0), link=note.s())
+    worker.drain()
+    made = []
+    original = type(callbacks)._that_ran
+    monkeypatch.setattr(type(callbacks), "_that_ran", lambda self: made.append(1) or original(self))
+    assert [callbacks[index].args[0] for index in range(50)] == list(range(50))
+    assert len(list(reversed(callbacks))) == 50
+    assert len(made) == 1

@@ -23,6 +23,8 @@ class View(Sequence[T]):
     _name: ClassVar[str]
     _elements: ClassVar[str]
 
+    _recorder: Recorder
+
     @abstractmethod
     def _present(self) -> Sequence[T]:
         """The elements at this moment."""
@@ -32,10 +34,15 @@ class View(Sequence[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        return element(list(self._present()), index, f"{self._name} has", self._elements)
+        return element(self._present(), index, f"{self._name} has", self._elements)
 
     def __iter__(self) -> Iterator[T]:
-        return iter(list(self._present()))
+        return iter(self._looked_at(list(self._present())))
+
+    def _looked_at(self, elements: list[T]) -> list[T]:
+        """Remember what the test looks at: it may go on to list an attribute of it, and to compare that."""
+        self._recorder.looked_at = (self._name, elements)
+        return elements
 
     def __len__(self) -> int:
         return len(self._present())
@@ -62,7 +69,7 @@ def chosen(which: Any, recorder: Recorder) -> Callable[[str | None, str | None],
     if isinstance(which, ResultBase):
         ids = set(ids_of(which))
         return lambda task, task_id: task_id in ids
-    if isinstance(which, str) and which in recorder.records:
+    if isinstance(which, str) and (which in recorder.records or which in recorder.callbacks.to_come()):
         return lambda task, task_id: task_id == which
     name = recorder.name_of(which)
     return lambda task, task_id: task == name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from ..callbacks import BODY, ERRBACK, LINK, Call, Chord, names
 from ..errors import hide_ours, safe_repr
 from ..recorder import Record, Recorder, SentMessage
 from .base import View, chosen
-from .lost import Snapshot, Whereabouts, stuck_chords
+from .lost import Snapshot, Whereabouts
+from .prospects import Prospects
 
 __tracebackhide__ = hide_ours
 
@@ -43,19 +44,21 @@ class Callback:
     #: The parent's name and ordinal in this test, as in the timeline; a chord is named by the first of its header.
     parent_label: str = ""
 
+    #: What it was called with, in words that are the same in each run.
+    said: str = ""
+
     def __repr__(self) -> str:
-        given = [*map(_short, self.args), *(f"{name}={_short(value)}" for name, value in self.kwargs.items())]
         when = f"at {self.at:g} s" if self.at is not None else f"did not run: {self.why}"
         raised = f", raised {safe_repr(self.error)}" if self.error is not None else ""
-        called = f"{self.task}({', '.join(given)})" if self.at is not None else self.task
+        called = f"{self.task}({self.said})" if self.at is not None else self.task
         return f"<{self.kind} {called} of {self.parent_label} {when}{raised}>"
 
 
-def _short(value: object) -> str:
+def _short(value: object, readable: Callable[[str], str]) -> str:
     """An argument in a few words: the request of an errback has many attributes, and the traceback many lines."""
     if isinstance(value, Context):
         return f"<Context of {value.task}>"
-    text = safe_repr(value)
+    text = readable(safe_repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -70,8 +73,18 @@ class Callbacks(View[Callback]):
     def __init__(self, recorder: Recorder, whereabouts: Whereabouts) -> None:
         self._recorder = recorder
         self._whereabouts = whereabouts
+        # Those that ran, when the record was that long.
+        self._ran: list[Callback] = []
+        self._at = (0, 0)
 
     def _present(self) -> Sequence[Callback]:
+        # Nothing about them changes without an event or a call.
+        now = (len(self._recorder.callbacks.calls), len(self._recorder.timeline))
+        if now != self._at:
+            self._at, self._ran = now, self._that_ran()
+        return self._ran
+
+    def _that_ran(self) -> list[Callback]:
         ran = []
         for call in self._recorder.callbacks.calls:
             start = self._start(call)
@@ -87,6 +100,9 @@ class Callbacks(View[Callback]):
         return next(((a.started, a.index) for a in attempts if a.index > call.sent.index), None)
 
     def _callback(self, call: Call, at: float | None, why: str = "") -> Callback:
+        readable = self._recorder.timeline.readable
+        given = [_short(value, readable) for value in call.args]
+        given += [f"{name}={_short(value, readable)}" for name, value in call.kwargs.items()]
         return Callback(
             kind=call.kind,
             task=call.task,
@@ -98,6 +114,7 @@ class Callbacks(View[Callback]):
             error=call.error,
             why=why,
             parent_label=self._label(call.parent),
+            said=", ".join(given),
         )
 
     def _label(self, task_id: str | None) -> str:
@@ -113,26 +130,29 @@ class Callbacks(View[Callback]):
     def of(self, parent: Any) -> list[Callback]:
         """Those of a parent, given as a task, its name, its id or its result."""
         is_chosen = chosen(parent, self._recorder)
-        return [one for one in self._present() if is_chosen(self._task_of(one.parent), one.parent)]
+        to_come = self._recorder.callbacks.to_come()
+        return self._looked_at([o for o in self._present() if is_chosen(self._task_of(o.parent, to_come), o.parent)])
 
-    def _task_of(self, task_id: str | None) -> str | None:
-        record = self._recorder.records.get(task_id) if task_id is not None else None
-        return record.task if record is not None else None
+    def _task_of(self, task_id: str | None, to_come: Mapping[str, str]) -> str | None:
+        if task_id is None:
+            return None
+        record = self._recorder.records.get(task_id)
+        return record.task if record is not None else to_come.get(task_id)
 
     @property
     def links(self) -> list[Callback]:
         """The callbacks of tasks that succeeded (``link``)."""
-        return [callback for callback in self._present() if callback.kind == LINK]
+        return self._looked_at([callback for callback in self._present() if callback.kind == LINK])
 
     @property
     def errbacks(self) -> list[Callback]:
         """The callbacks of tasks and chords that failed (``link_error``)."""
-        return [callback for callback in self._present() if callback.kind == ERRBACK]
+        return self._looked_at([callback for callback in self._present() if callback.kind == ERRBACK])
 
     @property
     def bodies(self) -> list[Callback]:
         """The bodies of chords."""
-        return [callback for callback in self._present() if callback.kind == BODY]
+        return self._looked_at([callback for callback in self._present() if callback.kind == BODY])
 
     @property
     def missing(self) -> list[Callback]:
@@ -147,10 +167,16 @@ class Callbacks(View[Callback]):
             for call in self._recorder.callbacks.calls
             if self._start(call) is None
         ]
-        known = Counter((call.kind, call.parent, call.task) for call in self._recorder.callbacks.calls)
+        log = self._recorder.callbacks
+        # An id may be sent again, with other callbacks: what was before that is over.
+        known = Counter(
+            (call.kind, call.parent, call.task)
+            for call in log.calls
+            if call.parent is None or call.index > log.embedded_at.get(call.parent, -1)
+        )
         for record in self._recorder.records.values():
             missing += self._never_called(record, known)
-        for chord, why in stuck_chords(self._recorder, snapshot):
+        for chord, why in Prospects(self._recorder, snapshot).stuck_chords():
             label = self._label_of_chord(chord)
             missing.append(Callback(BODY, chord.task, None, (), {}, None, why=why, parent_label=label))
         return missing
@@ -159,7 +185,8 @@ class Callbacks(View[Callback]):
         """The callbacks that a task owes, and of which neither a message nor a call is known."""
         embedded = self._recorder.callbacks.embedded.get(record.task_id, {})
         for kind, state, key in ((LINK, "SUCCESS", "callbacks"), (ERRBACK, "FAILURE", "errbacks")):
-            ends = sum(attempt.state == state for attempt in record.attempts)
+            sent_at = self._recorder.callbacks.embedded_at.get(record.task_id, -1)
+            ends = sum(attempt.state == state and attempt.index > sent_at for attempt in record.attempts)
             for task, count in names(embedded.get(key) or ()).items():
                 for _ in range(count * ends - known[kind, record.task_id, task]):
                     why = f"its parent ended with {state}, and it was never called"

@@ -142,7 +142,7 @@ class DeadLetterQueue(View[Letter]):
             FaultValueError: no app has a task of that name, and none was sent.
         """
         is_chosen = chosen(task, self._recorder)
-        return [letter for letter in self._present() if is_chosen(letter.task, letter.task_id)]
+        return self._looked_at([letter for letter in self._present() if is_chosen(letter.task, letter.task_id)])
 
     @property
     def reasons(self) -> Counter[str]:

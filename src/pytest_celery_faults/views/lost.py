@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from celery.worker import state as worker_state
+
 from ..broker import Broker
-from ..callbacks import Chord
 from ..errors import MessagesLostError, hide_ours
 from ..messages import Message
 from ..recorder import Attempt, Recorder, SentMessage
@@ -35,7 +36,7 @@ class Snapshot:
 
     def __init__(self, recorder: Recorder, broker: Broker) -> None:
         self._recorder = recorder
-        held = [(message, "the worker holds it") for message in broker.unacked]
+        held = [(message, "it is unacknowledged") for message in broker.unacked]
         lying = [
             (message, f"it waits in queue {queue!r}") for queue in broker.queues for message in broker.messages(queue)
         ]
@@ -66,9 +67,13 @@ class Snapshot:
             if attempt.retries == message.retries and attempt.index > message.index
         ]
 
+    def is_worked(self, message: SentMessage) -> bool:
+        """Whether a worker has it and has not done with it: its parts hear of each other one after the other."""
+        return message.task_id in worker_state.requests
+
     def lost(self, message: SentMessage) -> str:
         """Where a message vanished; nothing when it did not."""
-        if self.waits(message) or self.refused(message):
+        if self.waits(message) or self.refused(message) or self.is_worked(message):
             return ""
         return _where(self._recorder, message, self.attempts(message))
 
@@ -119,37 +124,3 @@ def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) ->
     if last.state in ("SUCCESS", "FAILURE") and not ignored and not stored:
         return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
     return ""
-
-
-def stuck_chords(recorder: Recorder, snapshot: Snapshot) -> Iterator[tuple[Chord, str]]:
-    """The chords whose body nothing can send any more, each with the reason."""
-    log = recorder.callbacks
-    last = {message.task_id: message for message in recorder.sent}
-    for chord in log.chords.values():
-        if chord.over:
-            continue
-        whys = (_why_not_told(recorder, snapshot, last[part]) for part in chord.parts if part not in chord.returned)
-        why = next(filter(None, whys), "")
-        if not why and len(chord.returned) >= log.sizes.get(chord.group, len(chord.returned) + 1):
-            why = "its header is done, and it was never sent"
-        if why:
-            yield chord, why
-
-
-def _why_not_told(recorder: Recorder, snapshot: Snapshot, message: SentMessage) -> str:
-    """Why a part of a chord's header will never tell that it is done; nothing when it may still do so."""
-    label = recorder.timeline.label(message.task, message.task_id)
-    lost = snapshot.lost(message)
-    if lost:
-        return f"{label} of its header is lost: {lost}"
-    if snapshot.waits(message):
-        return ""
-    attempts = snapshot.attempts(message)
-    if not attempts:
-        refused = snapshot.refused(message)
-        return f"{label} of its header did not run: {refused}" if refused else ""
-    last = attempts[-1]
-    if last.ended is None or last.state == "RETRY":
-        return ""
-    how = f"ended with {last.state}" if last.state in ENDS else "stored its result"
-    return f"{label} of its header {how}, and the chord was never told"

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, overload
 from celery.result import EagerResult, ResultBase
 from celery.states import EXCEPTION_STATES, READY_STATES
 
-from ..callbacks import tasks_by_id
 from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
 from ..recorder import Recorder, SentMessage
-from .lost import Snapshot, Whereabouts, stuck_chords
+from .lost import Snapshot, Whereabouts
+from .prospects import Prospects
 from .table import Line, same
 
 __tracebackhide__ = hide_ours
@@ -48,7 +48,7 @@ class Outcome(Sequence["Outcome"]):
     task_id: str | None = field(default=None, repr=False)
     #: The task's name and ordinal in this test, as in the timeline.
     label: str = field(default="", repr=False)
-    #: The error in words that are the same in each run.
+    #: The value or the error in words that are the same in each run.
     said: str = field(default="", repr=False)
     _tell: Callable[[Any, Any], Any] = field(default=lambda values, table: values, repr=False)
 
@@ -102,7 +102,8 @@ class Outcome(Sequence["Outcome"]):
         return tuple(parts) if self.kind == CHAIN else parts
 
     def _content(self) -> tuple[Any, ...]:
-        return self.kind, self.task, self.state, self.value, type(self.error), self.said, self.members
+        error = None if self.error is None else (type(self.error), self.said)
+        return self.kind, self.task, self.state, self.value, error, self.members
 
     def __eq__(self, other: object) -> bool:
         return self._content() == other._content() if isinstance(other, Outcome) else NotImplemented
@@ -129,7 +130,7 @@ class Outcome(Sequence["Outcome"]):
     def nodes(self, indent: str = "", role: str = "") -> Iterator[tuple[Outcome, str]]:
         """The nodes of the tree, each with its line."""
         if self.kind == TASK:
-            said = safe_repr(self.value) if self.state == "SUCCESS" else self.why or self.said
+            said = self.why or self.said
             yield self, f"{indent}{role}{self.label or self.task or 'a task'}  {self.state}  {said}".rstrip()
             return
         yield self, f"{indent}{role}{self.kind}  {self.state}"
@@ -206,23 +207,19 @@ class _Reader:
         self._snapshot = snapshot
         self._stored = stored
         self._last = {message.task_id: message for message in recorder.sent}
-        self._to_come = recorder.callbacks.to_come()
-        # Why nothing can send those any more that are in the body of a chord.
-        self._stuck = {
-            task_id: why for chord, why in stuck_chords(recorder, snapshot) for task_id in tasks_by_id(chord.body)
-        }
+        self._prospects = Prospects(recorder, snapshot)
 
-    def read(self, result: Any, known: frozenset[str] = frozenset(), before: Outcome | None = None) -> Outcome:
+    def read(self, result: Any, known: frozenset[str] = frozenset()) -> Outcome:
         """The outcome of a result and of all that came before it, but for what is ``known``."""
         steps = []
         node = result
-        while node is not None and node.id not in known:
+        while node is not None and _id_of(node) not in known:
             steps.append(node)
-            known |= {node.id}
+            known |= {_id_of(node)}
             node = getattr(node, "parent", None)
         outcomes: list[Outcome] = []
         for step in reversed(steps):
-            outcome = self._step(step, outcomes[-1] if outcomes else before, known)
+            outcome = self._step(step, known)
             if outcomes and outcomes[-1].kind == GROUP:
                 outcomes[-1] = self._made(CHORD, outcome.state, (outcomes[-1], outcome))
             else:
@@ -234,14 +231,14 @@ class _Reader:
     def _made(self, kind: str, state: str, members: tuple[Outcome, ...]) -> Outcome:
         return Outcome(kind, state, members=members, _tell=self._recorder.tell)
 
-    def _step(self, result: Any, before: Outcome | None, known: frozenset[str]) -> Outcome:
+    def _step(self, result: Any, known: frozenset[str]) -> Outcome:
         results = getattr(result, "results", None)
         if results is None:
-            return self._task(result, before)
-        members = tuple(self.read(member, known, before) for member in results)
+            return self._task(result)
+        members = tuple(self.read(member, known) for member in results)
         return self._made(GROUP, _state_of_group([member.state for member in members]), members)
 
-    def _task(self, result: Any, before: Outcome | None) -> Outcome:
+    def _task(self, result: Any) -> Outcome:
         task_id = result.id
         meta: dict[str, Any] | None
         if isinstance(result, EagerResult):
@@ -256,17 +253,21 @@ class _Reader:
             if message is not None:
                 state, error, why = self._of_unready(message, state, error)
             else:
-                state, why = self._of_unsent(task_id, state, before)
+                state, why = self._of_unsent(task_id, state)
+        value = stored if state == "SUCCESS" else None
+        said = value if error is None else error
         return Outcome(
             kind=TASK,
             state=state,
-            task=message.task if message is not None else getattr(result, "_name", None) or self._to_come.get(task_id),
-            value=stored if state == "SUCCESS" else None,
+            task=message.task
+            if message is not None
+            else getattr(result, "_name", None) or self._prospects.names.get(task_id),
+            value=value,
             error=error,
             why=why,
             task_id=task_id,
             label=self._recorder.timeline.label(message.task, task_id) if message is not None else "",
-            said=self._recorder.timeline.readable(safe_repr(error)) if error is not None else "",
+            said=self._recorder.timeline.readable(safe_repr(said)) if said is not None or state == "SUCCESS" else "",
         )
 
     def _of_unready(
@@ -287,21 +288,20 @@ class _Reader:
             return last.state, last.exception, ""
         return (LOST if refused else state), error, refused
 
-    def _of_unsent(self, task_id: str, state: str, before: Outcome | None) -> tuple[str, str]:
+    def _of_unsent(self, task_id: str, state: str) -> tuple[str, str]:
         """The state of a task that was never sent: it is to come after others, or nothing can bring it."""
-        if task_id in self._stuck:
-            return LOST, self._stuck[task_id]
-        if before is None and task_id not in self._to_come:
+        if task_id not in self._prospects.names:
             raise FaultValueError(f"outcome(): no task with the id {task_id!r} was sent in this test")
-        if before is not None and before.state in _DEAD_ENDS:
-            return LOST, f"what it comes after is {before.state}"
-        # The process that does the last part of a header also sends the body: it may be just about to.
-        if before is not None and before.state in READY_STATES and before.kind != GROUP:
-            return LOST, f"what it comes after ended with {before.state}, and it was never sent"
-        return state, "it comes later"
+        why = self._prospects.why_never_sent(task_id)
+        return (LOST, why) if why else (state, "it comes later")
 
 
-#: The states after which nothing follows, and which are none of a result that is ready.
+def _id_of(result: Any) -> Any:
+    """What tells a result from others: a set of results has no id of its own."""
+    return getattr(result, "id", None) or id(result)
+
+
+#: The states of a member with which a group will never be ready.
 _DEAD_ENDS = (LOST, "IGNORED", "REJECTED")
 
 

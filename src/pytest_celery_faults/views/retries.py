@@ -39,7 +39,10 @@ class RetryHistory:
     @property
     def attempts(self) -> Sequence[Attempt]:
         """Each execution, redeliveries included."""
-        return self._told(list(self._record.attempts), self._record.attempts)
+        attempts = list(self._record.attempts)
+        return self._recorder.tell(
+            list(attempts), lambda with_states=False: self.as_table(attempts, with_states=with_states)
+        )
 
     @property
     def _retried(self) -> list[Attempt]:

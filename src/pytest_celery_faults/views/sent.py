@@ -32,4 +32,4 @@ class Sent(View[SentMessage]):
             FaultValueError: no app has a task of that name, and none was sent.
         """
         is_chosen = chosen(task, self._recorder)
-        return [message for message in self._recorder.sent if is_chosen(message.task, message.task_id)]
+        return self._looked_at([m for m in self._recorder.sent if is_chosen(m.task, m.task_id)])

@@ -57,7 +57,7 @@ class Signals(View[SentSignal]):
             if isinstance(wanted, str) and wanted not in [other for other in senders if isinstance(other, str)]:
                 wanted = self._recorder.name_of(wanted)
             found = [signal for signal in found if _same(name_of_sender(signal.sender), wanted)]
-        return found
+        return self._looked_at(found)
 
     def of(self, task: Any) -> list[SentSignal]:
         """The signals about a task, given itself, its name, its id or its result."""
@@ -72,9 +72,9 @@ class Signals(View[SentSignal]):
             lambda: Table.of(self._name, found, ("name", "label", "process", "at"), readable),
         )
 
-    def count(self, value: Any = None, *, sender: Any = None, task: Any = None) -> int:
+    def count(self, name: Any = None, *, sender: Any = None, task: Any = None) -> int:
         """How many signals of a name there were, from a sender, about a task: see `where`."""
-        return len(self.where(value, sender=sender, task=task))
+        return len(self.where(name, sender=sender, task=task))
 
 
 def _same(one: object, other: object) -> bool:

@@ -102,15 +102,21 @@ def _other_counts(values: Any, expected: Any) -> list[Line]:
     return [
         Line(f"<- {safe_repr(key)}: {values.get(key, 0)}, expected {expected.get(key, 0)}", marked=True)
         for key in {**values, **expected}
-        if not same(values.get(key), expected.get(key))
+        if not same(values.get(key, 0), expected.get(key, 0))
     ]
 
 
+#: Beyond so many elements two lists are compared one by one: to find out what is missing takes long.
+_MANY = 1000
+
+
 def _edits(values: list[Any], expected: list[Any]) -> list[tuple[str, int, int, int, int]]:
-    """How the one becomes the other; of two that are as long, element by element."""
-    if len(values) == len(expected):
-        pairs = enumerate(zip(values, expected, strict=True))
-        return [("equal" if same(one, other) else "replace", n, n + 1, n, n + 1) for n, (one, other) in pairs]
+    """How the one becomes the other; of two that are as long, or very long, element by element."""
+    if len(values) == len(expected) or max(len(values), len(expected)) > _MANY:
+        common = min(len(values), len(expected))
+        pairs = enumerate(zip(values, expected, strict=False))
+        edits = [("equal" if same(one, other) else "replace", n, n + 1, n, n + 1) for n, (one, other) in pairs]
+        return [*edits, ("replace", common, len(values), common, len(expected))]
     # difflib wants what can be hashed: the place of the first element that is equal.
     pool: list[Any] = []
     mine, theirs = ([_key(value, pool) for value in side] for side in (values, expected))
