@@ -81,7 +81,8 @@ IN_BODY_AND_ERRBACK = (
     IN_BODY if IS_5_7 else replace(IN_BODY, more_frames=("backend._call_task_errbacks", "harness.call"))
 )
 IN_STORE = Difference(
-    "The stored traceback has a frame of the plugin around the storing of the result.", frames=("backend.store_result",)
+    "The stored traceback has two frames of the plugin around the storing of the result.",
+    frames=("backend.mark_as_done", "backend.store_result"),
 )
 IN_RETRY = Difference(
     "The stored traceback has a frame of the plugin before the task's body, and two before `Task.retry`.",
