@@ -16,10 +16,11 @@ from pytest_celery_faults.recorder import Recorder
 from pytest_celery_faults.signal_log import SignalLog
 from pytest_celery_faults.simulation import Simulation
 from pytest_celery_faults.timeline import Timeline
-from pytest_celery_faults.views import callbacks, lost, signals
+from pytest_celery_faults.views import lost, signals
 from pytest_celery_faults.views.letters import DeadLetterQueue, Letter
 from pytest_celery_faults.views.lost import Snapshot
 from pytest_celery_faults.views.policy import Bounds, RetryPolicy
+from pytest_celery_faults.views.prospects import Prospects
 from pytest_celery_faults.views.retries import RetryHistory
 
 TESTS = """
@@ -249,12 +250,10 @@ SABOTAGE = {
         CallbackLog, "called", lambda *_: nullcontext(), {"test_links_and_errbacks"},
     ),
     "chords that are never stuck": (
-        callbacks, "stuck_chords", lambda *_: [], {"test_a_chord_that_loses_a_header"},
+        Prospects, "stuck_chords", lambda self: [], {"test_a_chord_that_loses_a_header"},
     ),
     "what is lost, pending": (Snapshot, "lost", lambda *_: "", {"test_a_chord_that_loses_a_header"}),
-    "what is pending, lost": (
-        Snapshot, "waits", nothing, {"test_what_waits_is_pending"},
-    ),
+    "what is pending, lost": (Snapshot, "lost", lambda *_: "gone", {"test_what_waits_is_pending"}),
     "signals that nobody hears": (SignalLog, "_write", nothing, {"test_signals"}),
     "signals of any sender": (signals, "_same", lambda *_: True, {"test_signals"}),
     "a timeline that writes nothing down": (
