@@ -7,7 +7,7 @@ import pytest
 from celery import Task, chain, chord, group, signals
 from celery.exceptions import ChordError, Ignore
 
-from pytest_celery_faults import Callback, Crash, Delay, Drop, FaultValueError, Sleep
+from pytest_celery_faults import BrokerDown, Callback, Crash, Delay, Drop, FaultValueError, Sleep
 
 CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
 
@@ -445,6 +445,20 @@ def test_two_parents_at_once(celery_faults, worker, callbacks, app, add, note):
     results = [add.apply_async((n, n), link=note.s()) for n in (1, 2)]
     worker.drain()
     assert [(link.parent, link.args) for link in callbacks] == [(results[0].id, [2]), (results[1].id, [4])]
+
+
+def test_an_errback_that_cannot_be_sent_is_missing(celery_faults, worker, callbacks, fail, old_errback):
+    celery_faults.inject(BrokerDown(60), task=old_errback)
+    result = fail.apply_async(link_error=old_errback.s())
+    worker.advance(30)
+    assert callbacks == []
+    [missing] = callbacks.missing
+    assert (missing.kind, missing.task, missing.parent) == ("link_error", "shop.old_errback", result.id)
+    assert missing.why == "its parent ended with FAILURE, and it was never called"
+    # The worker's main process hears of the failed task when it is connected again, and calls the errback itself.
+    worker.advance(60)
+    assert [called.task for called in callbacks.of(result)] == ["shop.old_errback"]
+    assert callbacks.missing == []
 
 
 # -- what only looks like a callback

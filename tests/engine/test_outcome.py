@@ -423,6 +423,18 @@ def test_a_body_that_is_a_chain_and_loses_its_first_step(outcome, worker, celery
     assert outcome(result).tasks[-1].why == "shop.total#1 is lost: the broker lost it when it was published"
 
 
+def test_a_header_of_a_chain_in_a_chain_that_is_revoked(outcome, worker, app, add, total):
+    result = chain(add.s(1, 1).set(countdown=60), chord([add.s(2), chain(add.s(3), add.s(4))], total.s()), add.s(5))()
+    worker.advance(1)
+    assert {task.state for task in outcome(result).tasks} == {"PENDING"}
+    app.control.revoke(outcome(result).tasks[0].task_id)
+    worker.drain()
+    first, *others = outcome(result).tasks
+    assert first.state == "REVOKED"
+    assert {task.state for task in others} == {"LOST"}
+    assert {task.why for task in others} == {"shop.add#1 did not run: it was revoked, and it was never sent"}
+
+
 def test_a_header_that_grows(outcome, worker, celery_faults, app, add, total):
     @app.task(bind=True)
     def grow(self):

@@ -43,7 +43,6 @@ class Callback:
     why: str = ""
     #: The parent's name and ordinal in this test, as in the timeline; a chord is named by the first of its header.
     parent_label: str = ""
-
     #: What it was called with, in words that are the same in each run.
     said: str = ""
 

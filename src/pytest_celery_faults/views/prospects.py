@@ -32,7 +32,7 @@ class Prospects:
         self._last = {message.task_id: message for message in recorder.sent}
         self._senders: dict[str, _Sender] = {}
         #: The names of the tasks that are to be sent when others are done, by id.
-        self.names: dict[str, str] = {}
+        self.names: dict[str, str] = self._log.to_come()
         # The parts of each chord's header, sent or not, by the id of its group.
         self._parts: dict[str, dict[str, None]] = {
             group: dict(chord.parts) for group, chord in self._log.chords.items()
@@ -63,7 +63,6 @@ class Prospects:
             if not task_id:
                 return sender
             self._senders.setdefault(task_id, sender)
-            self.names[task_id] = signature["task"]
             if options.get("chord") and group:
                 self._parts.setdefault(group, {})[task_id] = None
             sender = _Sender((task_id,))
