@@ -12,6 +12,7 @@ from pytest_celery_faults import (
     BackendDown,
     Crash,
     Drop,
+    Duplicate,
     FaultTypeError,
     FaultValueError,
     Outcome,
@@ -460,6 +461,21 @@ def test_a_step_whose_predecessor_comes_back_is_pending(outcome, worker, celery_
     worker.crash()
     assert outcome(result).states == ("PENDING", "PENDING")
     worker.start()
+    worker.drain()
+    assert outcome(result).values == (1, 3)
+
+
+def test_a_lost_step_that_is_sent_once_more_is_pending(outcome, worker, celery_faults, app, add):
+    @app.task(acks_late=True, name="shop.late")
+    def late():
+        return 1
+
+    celery_faults.inject(Drop(), task=add)
+    celery_faults.inject(Duplicate(delay=60), task=late)
+    result = chain(late.s(), add.s(2))()
+    worker.advance(1)
+    assert outcome(result).states == ("SUCCESS", "PENDING")
+    assert outcome(result)[1].why == "what has sent it is to be worked again"
     worker.drain()
     assert outcome(result).values == (1, 3)
 

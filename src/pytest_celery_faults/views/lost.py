@@ -36,6 +36,7 @@ class Snapshot:
 
     def __init__(self, recorder: Recorder, broker: Broker) -> None:
         self._recorder = recorder
+        self._tasks = recorder.tasks()
         held = [(message, "it is unacknowledged") for message in broker.unacked]
         lying = [
             (message, f"it waits in queue {queue!r}") for queue in broker.queues for message in broker.messages(queue)
@@ -75,7 +76,30 @@ class Snapshot:
         """Where a message vanished; nothing when it did not."""
         if self.waits(message) or self.refused(message) or self.is_worked(message):
             return ""
-        return _where(self._recorder, message, self.attempts(message))
+        return self._where(message, self.attempts(message))
+
+    def _where(self, message: SentMessage, attempts: list[Attempt]) -> str:
+        """Where a message vanished that is in no queue, and has no letter; nothing when it did not."""
+        recorder = self._recorder
+        vanished = recorder.vanished.get((message.task_id, message.retries))
+        if not attempts:
+            delivered = recorder.records[message.task_id].deliveries
+            if vanished is None and delivered:
+                acked = delivered[-1].acked
+                vanished = "the worker had acknowledged it when it was gone" if acked else "the worker had it"
+            return vanished or "it left its queue and never came to a worker"
+        if any(attempt.ended is None for attempt in attempts):
+            return ""  # it runs
+        last = next((attempt for attempt in reversed(attempts) if attempt.state in ENDS), attempts[-1])
+        assert last.ended is not None
+        stored = recorder.stored.get(message.task_id, -1) > message.index
+        if last.state not in ENDS:
+            return "" if stored else f"its worker was gone at {last.ended:g} s, while it ran"
+        task = self._tasks.get(message.task)
+        ignored = task is None or task.ignore_result or message.headers.get("ignore_result")
+        if last.state in ("SUCCESS", "FAILURE") and not ignored and not stored:
+            return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
+        return ""
 
 
 def _identity(message: Message) -> tuple[str | None, int]:
@@ -102,25 +126,3 @@ def _lost(recorder: Recorder, snapshot: Snapshot) -> Iterator[str]:
             label = recorder.timeline.label(message.task, message.task_id)
             retry = f" (retry {message.retries})" if message.retries else ""
             yield f"  {label}{retry}, sent to {message.queue or 'no queue'!r} at {message.at:g} s: {where}"
-
-
-def _where(recorder: Recorder, message: SentMessage, attempts: list[Attempt]) -> str:
-    """Where a message vanished that is in no queue, and has no letter; nothing when it did not."""
-    vanished = recorder.vanished.get((message.task_id, message.retries))
-    if not attempts:
-        delivered = recorder.records[message.task_id].deliveries
-        if vanished is None and delivered:
-            vanished = "the worker had acknowledged it when it was gone" if delivered[-1].acked else "the worker had it"
-        return vanished or "it left its queue and never came to a worker"
-    if any(attempt.ended is None for attempt in attempts):
-        return ""  # it runs
-    last = next((attempt for attempt in reversed(attempts) if attempt.state in ENDS), attempts[-1])
-    assert last.ended is not None
-    stored = recorder.stored.get(message.task_id, -1) > message.index
-    if last.state not in ENDS:
-        return "" if stored else f"its worker was gone at {last.ended:g} s, while it ran"
-    task = recorder.tasks().get(message.task)
-    ignored = task is None or task.ignore_result or message.headers.get("ignore_result")
-    if last.state in ("SUCCESS", "FAILURE") and not ignored and not stored:
-        return f"it ended with {last.state} at {last.ended:g} s, and its result could not be stored"
-    return ""

@@ -278,6 +278,8 @@ class _Reader:
         last = attempts[-1] if attempts else None
         waits, lost = self._snapshot.waits(message), self._snapshot.lost(message)
         refused = self._snapshot.refused(message)
+        if lost and self._prospects.comes_again(message.task_id):
+            return state, error, "what has sent it is to be worked again"
         if waits or lost:
             return (LOST if lost else state), error, lost or waits
         if last is not None and last.ended is None:

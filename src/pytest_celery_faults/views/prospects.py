@@ -105,7 +105,7 @@ class Prospects:
         label = self._label(message)
         lost = self._snapshot.lost(message)
         if lost:
-            return f"{label} of its header is lost: {lost}"
+            return "" if self.comes_again(task_id) else f"{label} of its header is lost: {lost}"
         end = self._end_of(message)
         return f"{label} of its header {end}, and the chord was never told" if end else ""
 
@@ -124,13 +124,20 @@ class Prospects:
             if message is None:
                 why = self.why_never_sent(before)
             elif self._snapshot.lost(message):
-                why = f"{self._label(message)} is lost: {self._snapshot.lost(message)}"
+                lost = f"{self._label(message)} is lost: {self._snapshot.lost(message)}"
+                why = "" if self.comes_again(before) else lost
             else:
                 end = self._end_of(message)
                 why = f"{self._label(message)} {end}, and it was never sent" if end else ""
             if why:
                 return why
         return ""
+
+    def comes_again(self, task_id: str) -> bool:
+        """Whether what has sent a task is to be worked once more, and will send it once more."""
+        sender = self._senders.get(task_id)
+        before = [self._last[id_] for id_ in sender.ids if id_ in self._last] if sender is not None else []
+        return any(self._snapshot.waits(message) for message in before)
 
     def _end_of(self, message: SentMessage) -> str:
         """How a message ended, when nothing more will come of it by itself."""
