@@ -16,6 +16,7 @@ from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from kombu.common import ignore_errors
+from kombu.utils import limits
 
 from . import timeline as happened
 from .clock import microseconds
@@ -50,7 +51,10 @@ class _Strategies(dict[str, Any]):
             raise KeyError(name)
         task = tasks[name]
         self.on_build(task)
-        consumer.task_buckets[name] = consumer.bucket_for_task(task)
+        if name not in consumer.task_buckets:
+            bucket = consumer.task_buckets[name] = consumer.bucket_for_task(task)
+            if bucket is not None:
+                bucket.timestamp = consumer.limits_set_at
         self[name] = task.start_strategy(consumer.app, consumer)
         task.__trace__ = trace.build_tracer(name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         return self[name]
@@ -92,6 +96,8 @@ class _ConsumerMixin:
         strategies.clear()
 
     def reset_rate_limits(self) -> None:
+        # Buckets fill from now on, also those that are made at the first message of their task.
+        self.limits_set_at = limits.monotonic()
         self.task_buckets.update(  # type: ignore[attr-defined]
             (name, self.bucket_for_task(self.app.tasks[name]))  # type: ignore[attr-defined]
             for name in self.task_buckets  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import celery
+import kombu
 import pytest
 from celery import signals
 from celery.exceptions import (
@@ -737,6 +738,20 @@ def test_rate_limits(worker, app, log, elapsed, rate, times):
         limited.delay()
     worker.drain()
     assert log == times
+
+
+def test_a_rate_limit_counts_from_the_start_of_the_worker(worker, app, log, elapsed):
+    @app.task(rate_limit="2/s")
+    def limited():
+        log.append(elapsed())
+
+    worker.start()
+    worker.advance(10)
+    for _ in range(3):
+        limited.delay()
+    worker.drain()
+    # kombu 5.6 counts the time in which the bucket was full, as on a real worker.
+    assert log == ([10, 10.5, 11] if kombu.VERSION >= (5, 7) else [10, 10, 10.5])
 
 
 def test_a_rate_limit_does_not_hold_up_other_tasks(worker, app, add, elapsed):

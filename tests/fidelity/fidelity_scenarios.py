@@ -646,6 +646,8 @@ def priorities_with_a_busy_worker_acked_late(driver: Any) -> None:
 
 @scenario()
 def rate_limit(driver: Any) -> None:
+    # kombu 5.6 counts the time in which the bucket was full: let it be enough for one more task on both sides.
+    driver.pass_time(0.7)
     results = [tasks.limited.delay(n) for n in range(3)]
     for result in results:
         driver.get(result)
