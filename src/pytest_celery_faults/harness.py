@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery, _state
 from celery.worker import state as worker_state
 from kombu import Queue
 from kombu.utils.url import parse_url
 
-from . import replaced
+from . import marks, replaced
 from .app import Adoption
 from .backend import Backend
 from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
 from .clock import Clock, RealTimeSource, TimeSource
 from .effects import Effects
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, ForeignBrokerError, hide_ours, nearest
-from .faults import Fault
 from .frozen import Freeze
 from .hub import Hub, Timer
-from .injection import Execution, Injection, Injector, Plan, plan
+from .injection import Injection, Injector, Plan, plan
 from .letterdesk import LetterDesk, Quarantine
+from .marks import takes_what
 from .memory import Server
 from .pool import Pool, process_of, task_of
 from .recorder import Recorder
@@ -35,7 +35,7 @@ from .simulation import Fiber, Simulation
 from .timeline import Timeline
 from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
-from .views.lost import Whereabouts, assert_nothing_lost
+from .views.lost import Snapshot, assert_nothing_lost
 from .views.outcome import Outcome, outcome_of
 from .views.prospects import Prospects
 from .views.retries import RetryRecorder
@@ -199,8 +199,7 @@ class Harness:
         self.dlq: DeadLetterQueue = DeadLetterQueue(self.recorder, LetterDesk(self, options.dlq))
         self.sent: Sent = Sent(self.recorder)
         self.signals: Signals = Signals(self.recorder)
-        self._whereabouts = Whereabouts(self.recorder, self.broker)
-        self.callbacks: Callbacks = Callbacks(self.recorder, self._whereabouts)
+        self.callbacks: Callbacks = Callbacks(self.recorder, self._snapshot)
         self.recorder.callbacks.worked = lambda: task_of(simulation.current)
         self._replace_names()
         self.worker: WorkerControl = WorkerControl(self)
@@ -254,36 +253,16 @@ class Harness:
 
     # -- what a test calls
 
-    if TYPE_CHECKING:
+    @takes_what(marks.inject)
+    def inject(self, *args: Any, **options: Any) -> Injection:
+        """Inject a fault from now on, for the rest of the test or, as a context manager, for a block.
 
-        def inject(
-            self,
-            fault: BaseException | type[BaseException] | Fault,
-            *,
-            task: Any | Iterable[Any] | None = None,
-            times: int | None = 1,
-            skip: int = 0,
-            every: int = 1,
-            at: str | Callable[..., Any] | None = None,
-            when: Callable[[Execution], object] | None = None,
-            probability: float = 1.0,
-            then: Callable[[Execution], object] | None = None,
-            required: bool | None = None,
-        ) -> Injection:
-            """Inject a fault from now on, for the rest of the test or, as a context manager, for a block.
+        The arguments are those of ``@pytest.mark.inject``; the flag ``--celery-faults`` is not needed.
 
-            The arguments are those of ``@pytest.mark.inject``; the flag ``--celery-faults`` is not needed.
-
-            Raises:
-                FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
-            """
-            ...
-
-    else:
-
-        def inject(self, *args: Any, **options: Any) -> Injection:
-            # `plan` says of wrong arguments which would be right.
-            return self.add(plan(args, options, self._hook))
+        Raises:
+            FaultTypeError, FaultValueError: the arguments mean nothing, or name a task that no app knows.
+        """
+        return self.add(plan(args, options, self._hook))
 
     def add(self, what: Plan) -> Injection:
         tasks = self._tasks()
@@ -308,7 +287,7 @@ class Harness:
         Raises:
             MessagesLostError: which messages, and where each vanished; or nothing was sent at all.
         """
-        assert_nothing_lost(self.recorder, self._whereabouts)
+        assert_nothing_lost(self.recorder, self._snapshot())
 
     def outcome(self, result: Any) -> Outcome:
         """What has become of a result: of a task, a group, a chord, a chain, or of any nesting of them.
@@ -319,7 +298,7 @@ class Harness:
         Raises:
             FaultTypeError, FaultValueError: it is no result, or one of a task that was not sent in this test.
         """
-        return outcome_of(result, self.recorder, self._whereabouts, self._backend_of(self.app).stored_meta)
+        return outcome_of(result, self.recorder, self._snapshot(), self._backend_of(self.app).stored_meta)
 
     def close(self) -> None:
         """Give everything back."""
@@ -473,11 +452,11 @@ class Harness:
         members = getattr(result, "results", None)
         if members:
             return "the results of " + ", ".join(self._describe(member)[14:] for member in members)
-        name = self._prospects().names.get(task_id) if task_id is not None else None
+        name = self.recorder.callbacks.to_come().get(task_id) if task_id is not None else None
         return f"the result of {name or f'task {task_id}'}, which nobody sent"
 
-    def _prospects(self) -> Prospects:
-        return Prospects(self.recorder, self._whereabouts.now())
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self.recorder, self.broker)
 
     def _explain(self) -> list[str]:
         """Why nothing can happen any more."""
@@ -491,7 +470,7 @@ class Harness:
                 reasons.append(f"nothing consumes queue {queue!r}: {messages} in it")
         for (task_id, _retries), where in self.recorder.vanished.items():
             reasons.append(f"{self.timeline.label(None, task_id)}: {where}")
-        for chord, why in self._prospects().stuck_chords():
+        for chord, why in Prospects(self.recorder, self._snapshot()).stuck_chords():
             reasons.append(f"the chord's body {chord.task} will not be sent: {why}")
         return reasons
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pytest
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .injection import Execution
 
 __tracebackhide__ = hide_ours
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def inject(
@@ -41,3 +45,8 @@ def inject(
     if required is not None:
         options["required"] = required
     return pytest.mark.inject.with_args(fault, **options)
+
+
+def takes_what(_other: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[Concatenate[Any, _P], _R]]:
+    """To type checkers and editors the method takes the arguments of another function; it checks them itself."""
+    return lambda method: method

@@ -9,8 +9,6 @@ from celery.exceptions import ChordError, Ignore
 
 from pytest_celery_faults import BrokerDown, Callback, Crash, Delay, Drop, FaultValueError, Sleep
 
-CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
-
 
 @pytest.fixture
 def note(app, log):
@@ -259,8 +257,8 @@ def test_an_errback_that_raises(worker, callbacks, fail, errback, app, celery_dl
     assert repr(first).endswith("raised KeyError('broken')>")
     # Celery 5.6 takes it for an error of its own, calls the errbacks once more, and none after the one that raises.
     assert celery_dlq.reasons == {"failed": 1}
-    assert [called.task for called in others] == ["shop.errback" if CELERY >= (5, 7) else "shop.broken"]
-    assert [missing.task for missing in callbacks.missing] == ([] if CELERY >= (5, 7) else ["shop.errback"])
+    assert [called.task for called in others] == ["shop.errback" if celery.VERSION >= (5, 7) else "shop.broken"]
+    assert [missing.task for missing in callbacks.missing] == ([] if celery.VERSION >= (5, 7) else ["shop.errback"])
 
 
 def test_a_retry_calls_no_errback(worker, callbacks, failing, errback):
@@ -373,7 +371,7 @@ def test_a_header_whose_process_dies_when_its_result_is_stored(celery_faults, wo
     celery_faults.inject(Crash(), task=add, at="stored")
     chord([add.s(1, 1), add.s(2, 2)])(total.s().on_error(errback.s()))
     worker.drain()
-    if CELERY >= (5, 7):
+    if celery.VERSION >= (5, 7):
         [missing] = callbacks.missing
         assert missing.why == "shop.add#1 of its header stored its result, and the chord was never told"
     else:  # the worker reports a failure on top of the stored success

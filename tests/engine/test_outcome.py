@@ -21,8 +21,6 @@ from pytest_celery_faults import (
 )
 from pytest_celery_faults.errors import NotThereError
 
-CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
-
 
 @pytest.fixture
 def outcome(celery_faults):
@@ -100,7 +98,7 @@ def test_a_task_that_is_ignored_or_rejected(outcome, worker, app):
     ignored, rejected = leave.delay("ignore"), leave.delay("reject")
     worker.drain()
     assert outcome(ignored).state == "IGNORED"
-    assert outcome(rejected).state == ("FAILURE" if CELERY >= (5, 7) else "REJECTED")
+    assert outcome(rejected).state == ("FAILURE" if celery.VERSION >= (5, 7) else "REJECTED")
 
 
 def test_a_message_that_the_broker_loses(outcome, worker, celery_faults, add):
@@ -306,7 +304,7 @@ def test_a_chord_that_is_never_told(outcome, worker, celery_faults, add, total):
     result = chord([add.s(1, 1), add.s(2, 2)])(total.s())
     worker.drain()
     # Celery 5.6 makes a failure of the death of the process, though the success is stored.
-    assert outcome(result).body.state == ("LOST" if CELERY >= (5, 7) else "FAILURE")
+    assert outcome(result).body.state == ("LOST" if celery.VERSION >= (5, 7) else "FAILURE")
 
 
 def test_nestings(outcome, worker, add, total):
@@ -330,7 +328,7 @@ def test_a_body_that_is_a_group(outcome, worker, add, total):
     result = chord([add.s(1, 1), add.s(2, 2)])(group(total.s(), total.s()))
     worker.drain()
     # Before 5.7 the result of such a body does not lead to the header.
-    assert outcome(result).values == ({"header": [2, 4], "body": [6, 6]} if CELERY >= (5, 7) else [6, 6])
+    assert outcome(result).values == ({"header": [2, 4], "body": [6, 6]} if celery.VERSION >= (5, 7) else [6, 6])
 
 
 # -- the tree as an object

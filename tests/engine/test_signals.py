@@ -11,8 +11,6 @@ from pytest_celery_faults import FaultTypeError, FaultValueError, SentSignal
 from pytest_celery_faults.errors import NotThereError
 from pytest_celery_faults.signal_log import NAMES
 
-CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
-
 SENT = ["before_task_publish", "after_task_publish"]
 BEGUN = [*SENT, "task_received", "task_prerun"]
 
@@ -57,7 +55,7 @@ def test_ignored_and_rejected(celery_faults, worker, app, exception):
 
     result = leave.delay()
     worker.drain()
-    failure = ["task_failure"] if exception is Reject and CELERY >= (5, 7) else []
+    failure = ["task_failure"] if exception is Reject and celery.VERSION >= (5, 7) else []
     assert celery_faults.signals.names(result) == [*BEGUN, "task_postrun", *failure]
 
 

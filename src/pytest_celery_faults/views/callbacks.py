@@ -13,7 +13,7 @@ from ..callbacks import BODY, ERRBACK, LINK, Call, Chord, names
 from ..errors import hide_ours, safe_repr
 from ..recorder import Record, Recorder, SentMessage
 from .base import View, chosen
-from .lost import Snapshot, Whereabouts
+from .lost import Snapshot
 from .prospects import Prospects
 
 __tracebackhide__ = hide_ours
@@ -69,9 +69,9 @@ class Callbacks(View[Callback]):
 
     _name, _elements = "celery_faults.callbacks", "callbacks"
 
-    def __init__(self, recorder: Recorder, whereabouts: Whereabouts) -> None:
+    def __init__(self, recorder: Recorder, snapshot: Callable[[], Snapshot]) -> None:
         self._recorder = recorder
-        self._whereabouts = whereabouts
+        self._snapshot = snapshot
         # Those that ran, when the record was that long.
         self._ran: list[Callback] = []
         self._at = (0, 0)
@@ -160,7 +160,7 @@ class Callbacks(View[Callback]):
         Due is a link when its parent has succeeded, an errback when it has failed, and the body of a chord when all of
         its header is done, or when a task of it can never tell that it is.
         """
-        snapshot = self._whereabouts.now()
+        snapshot = self._snapshot()
         missing = [
             self._callback(call, None, _why_not_run(call.sent, snapshot))
             for call in self._recorder.callbacks.calls

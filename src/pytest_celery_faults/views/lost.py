@@ -19,18 +19,6 @@ __tracebackhide__ = hide_ours
 ENDS = ("SUCCESS", "FAILURE", "RETRY", "IGNORED", "REJECTED", "REVOKED")
 
 
-class Whereabouts:
-    """Says of a message that was sent where it is, or how it ended."""
-
-    def __init__(self, recorder: Recorder, broker: Broker) -> None:
-        self._recorder = recorder
-        self._broker = broker
-
-    def now(self) -> Snapshot:
-        """The whereabouts at this moment."""
-        return Snapshot(self._recorder, self._broker)
-
-
 class Snapshot:
     """Where the messages are at one moment."""
 
@@ -106,7 +94,7 @@ def _identity(message: Message) -> tuple[str | None, int]:
     return message.task_id, message.retries
 
 
-def assert_nothing_lost(recorder: Recorder, whereabouts: Whereabouts) -> None:
+def assert_nothing_lost(recorder: Recorder, snapshot: Snapshot) -> None:
     """Raise when a message that was sent ended in no result, no retry, no letter and no queue.
 
     Raises:
@@ -114,7 +102,7 @@ def assert_nothing_lost(recorder: Recorder, whereabouts: Whereabouts) -> None:
     """
     if not recorder.sent:
         raise MessagesLostError("nothing was sent in this test, so nothing can be said of its end")
-    lost = list(_lost(recorder, whereabouts.now()))
+    lost = list(_lost(recorder, snapshot))
     if lost:
         raise MessagesLostError("\n".join([f"{len(lost)} of {len(recorder.sent)} messages were lost:", *lost]))
 

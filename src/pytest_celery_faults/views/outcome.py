@@ -11,7 +11,7 @@ from celery.states import EXCEPTION_STATES, READY_STATES
 
 from ..errors import FaultTypeError, FaultValueError, element, hide_ours, safe_repr
 from ..recorder import Recorder, SentMessage
-from .lost import Snapshot, Whereabouts
+from .lost import Snapshot
 from .prospects import Prospects
 from .table import Line, same
 
@@ -187,7 +187,7 @@ def _leaves(shaped: Any) -> Iterator[Any]:
 
 
 def outcome_of(
-    result: Any, recorder: Recorder, whereabouts: Whereabouts, stored: Callable[[str], dict[str, Any] | None]
+    result: Any, recorder: Recorder, snapshot: Snapshot, stored: Callable[[str], dict[str, Any] | None]
 ) -> Outcome:
     """What has become of a result.
 
@@ -196,7 +196,7 @@ def outcome_of(
     """
     if not isinstance(result, ResultBase):
         raise FaultTypeError(f"outcome({safe_repr(result)}): the result of a task, a group, a chord or a chain")
-    return _Reader(recorder, whereabouts.now(), stored).read(result)
+    return _Reader(recorder, snapshot, stored).read(result)
 
 
 class _Reader:
