@@ -19,6 +19,7 @@ from vine import promise
 from .callbacks import CallbackLog
 from .errors import hide_ours
 from .memory import Client, Server, client, pool_options
+from .simulation import TEST_RANK
 
 __tracebackhide__ = hide_ours
 
@@ -193,7 +194,7 @@ class Backend(celery_redis.RedisBackend):
     def _let_a_busy_loop_progress(self, task_id: str) -> None:
         """``while not result.ready(): pass`` reads and reads, and waits for nothing: then reading is the wait."""
         simulation = self.server.simulation
-        if not simulation.here or simulation.current is not simulation.test:
+        if not simulation.can_wait or simulation.current.rank != TEST_RANK:
             return
         self._reads = self._reads + 1 if self._read_at == self.server.changes else 0
         self._read_at = self.server.changes

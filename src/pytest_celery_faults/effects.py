@@ -12,7 +12,7 @@ from .broker import Broker
 from .errors import hide_ours
 from .faults import BackendDown, BrokerDown, Delay, Drop, Duplicate, Fault, Revoke, Sleep
 from .memory import Server
-from .simulation import TASK_RANK, Simulation
+from .simulation import TASK_RANK, TEST_RANK, Simulation
 
 if TYPE_CHECKING:
     from .injection import Execution
@@ -54,7 +54,7 @@ class Effects:
 
     def fail_test(self, error: Exception) -> None:
         """Raise in the test what is wrong with it, wherever that was noticed."""
-        if self._simulation.current is self._simulation.test:
+        if self._simulation.current.rank == TEST_RANK:
             raise error
         self._simulation.abort(error)
 

@@ -31,7 +31,7 @@ from .marks import takes_what
 from .memory import Server
 from .pool import Pool, process_of, task_of
 from .recorder import Recorder
-from .simulation import Fiber, Simulation
+from .simulation import TEST_RANK, Fiber, Simulation
 from .timeline import Timeline
 from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
@@ -358,7 +358,7 @@ class Harness:
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
         simulation = self.simulation
-        if simulation.here and simulation.current is simulation.test and not simulation.closing:
+        if simulation.can_wait and simulation.current.rank == TEST_RANK and not simulation.closing:
             self.worker._ensure_started()
 
     def kill_worker(self, fiber: Fiber | None) -> None:

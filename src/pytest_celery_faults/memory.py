@@ -79,7 +79,7 @@ class Server(FakeServer):
         self.changes += 1
 
     def command_blocks_here(self) -> bool:
-        return self.simulation.here
+        return self.simulation.can_wait
 
 
 class Readable:
@@ -261,7 +261,7 @@ class Connection(FakeRedisConnection):
         assert sock is not None
         if sock.readable():
             return True
-        if timeout == 0 or not self._server.simulation.here:
+        if timeout == 0 or not self._server.simulation.can_wait:
             return super().can_read(timeout)
         simulation = self._server.simulation
         until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
@@ -273,7 +273,7 @@ class Connection(FakeRedisConnection):
             if kwargs.get("disconnect_on_error", True):
                 self.disconnect()
             raise redis.ConnectionError("Connection closed by server.")
-        if sock is not None and not sock.readable() and self._server.simulation.here:
+        if sock is not None and not sock.readable() and self._server.simulation.can_wait:
             timeout = kwargs.get("timeout")
             simulation = self._server.simulation
             until = sock.answer_due()

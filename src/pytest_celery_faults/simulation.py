@@ -7,20 +7,24 @@ sleep and no other thread.
 
 At one instant the worker's loop goes first, then tasks in the order in which they began to wait, the test last:
 ``advance(3)`` and ``get(timeout=3)`` see all that falls due within three seconds, their end included.
+
+A sync test is a fiber itself, in its own thread. For an async test the fibers have a thread of their own
+(`thread.py`), and each of the test's calls is a fiber there, a *caller*: several can wait at once.
 """
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import greenlet
 
 from .clock import TimeSource
-from .errors import WaitNeverEndsError, hide_ours
+from .errors import CeleryFaultsError, StalledTaskError, WaitNeverEndsError, hide_ours
 
 __tracebackhide__ = hide_ours
 
@@ -36,6 +40,13 @@ Due = tuple["int | None", "int | None"]
 
 Celery's housekeeping timers fire for ever; if they counted as work, a test would never come to its end.
 """
+
+Files = Mapping[int, int]
+"""Real files, by number, and what of them to wait for, as in ``select.poll``."""
+
+_NO_FILES: Files = {}
+
+T = TypeVar("T")
 
 
 class _Ended(BaseException):
@@ -53,19 +64,25 @@ class PassThrough(BaseException):
 class Wait:
     """What a fiber waits for, and until when."""
 
-    __slots__ = ("due", "exception", "ready", "until", "what", "woken")
+    __slots__ = ("due", "exception", "files", "ready", "until", "until_idle", "what", "woken")
 
     def __init__(
         self,
         what: str,
-        ready: Callable[[], bool] | None,
-        until: int | None,
-        due: Callable[[], Due] | None,
+        ready: Callable[[], bool] | None = None,
+        until: int | None = None,
+        due: Callable[[], Due] | None = None,
+        files: Files = _NO_FILES,
+        until_idle: bool = False,
     ) -> None:
         self.what: str = what
         self.ready: Callable[[], bool] | None = ready
         self.until: int | None = until
         self.due: Callable[[], Due] | None = due
+        #: What it waits for in real time: as long as it does, virtual time does not jump.
+        self.files: Files = files
+        #: Whether it ends when nothing is left to do.
+        self.until_idle: bool = until_idle
         self.woken: bool = False
         self.exception: BaseException | None = None
 
@@ -120,6 +137,26 @@ class _Nobody:
     leaving = entering
 
 
+class Outside(Protocol):
+    """What the simulation of an async test knows of the test, which runs in another thread."""
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on a fiber, and block the calling thread meanwhile."""
+        ...
+
+    def has_news(self) -> bool:
+        """Whether the test has called something, or takes a call back."""
+        ...
+
+    def fileno(self) -> int:
+        """A file that is readable when there is news."""
+        ...
+
+    def may_act(self) -> bool:
+        """Whether the test waits, in real time, for something else than the simulation."""
+        ...
+
+
 class Simulation:
     """Runs fibers on one thread, on the time of ``clock``."""
 
@@ -129,24 +166,62 @@ class Simulation:
     def __init__(self, clock: TimeSource, watcher: Watcher, explain: Callable[[], list[str]]) -> None:
         self.clock = clock
         self.thread_id: int = threading.get_ident()
+        #: The threads that see virtual time: the fibers' and the test's.
+        self.threads: set[int] = {self.thread_id}
         self.test: Fiber = Fiber("the test", TEST_RANK)
-        self.current: Fiber = self.test
         self.closing: bool = False
+        #: How many real seconds something real may take.
+        self.patience: float = 30.0
+        #: The other side of a simulation in a thread of its own; started, where a test needs one, at the first wait.
+        self.outside: Outside | None = None
+        self.start_thread_if_needed: Callable[[], None] = lambda: None
+        self._current: Fiber = self.test
         self._watcher = watcher
         self._explain = explain
         self._ready: deque[Fiber] = deque()
         self._scheduler: greenlet.greenlet | None = None
         self._escaped: BaseException | None = None
-        # Of the test's own wait: may it end when nothing is left to do, and may it end between two switches?
-        self._until_idle = False
+        # Of a caller's wait: may it end between two switches?
         self._step_over: Callable[[], bool] | None = None
         self._idle_sleeps = 0
         self._waiting: dict[Fiber, Wait] = {}
+        # The context of the latest call from another thread.
+        self._context: Context | None = None
 
     @property
     def here(self) -> bool:
         """Whether the calling thread is the simulation's, so that it must not wait for real."""
         return threading.get_ident() == self.thread_id
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether a wait of the calling thread can be the simulation's."""
+        return self.outside is not None or self.here
+
+    @property
+    def current(self) -> Fiber:
+        """The fiber that runs; to any thread but the simulation's: the test."""
+        return self._current if threading.get_ident() == self.thread_id else self.test
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Run a function where the fibers are: at once, or on a fiber in the simulation's own thread.
+
+        Raises:
+            CeleryFaultsError: the simulation is in the test's thread, and this is another one.
+        """
+        if self.outside is None and not self._has_begun():
+            self.start_thread_if_needed()
+        if self.here:
+            return function()
+        if self.outside is None:
+            raise CeleryFaultsError(
+                "the worker of this test is driven in the thread in which it was first needed, "
+                f"not in {threading.current_thread().name!r}"
+            )
+        return self.outside.call(function)
+
+    def _has_begun(self) -> bool:
+        return self._scheduler is not None or bool(self._ready) or bool(self._waiting)
 
     # -- what a fiber calls
 
@@ -157,20 +232,30 @@ class Simulation:
         ready: Callable[[], bool] | None = None,
         until: int | None = None,
         due: Callable[[], Due] | None = None,
+        files: Files = _NO_FILES,
     ) -> bool:
         """Park the calling fiber until ``ready()`` (True) or until the clock reaches ``until`` (False).
+
+        While any of the real ``files`` is waited for, virtual time does not jump; ``ready()`` has to look at them.
 
         Raises:
             WaitNeverEndsError: nothing that could still happen would end this wait.
         """
+        return self._wait(Wait(what, ready, until, due, files))
+
+    def _wait(self, wait: Wait) -> bool:
+        if self._current is self.test or not self.here:
+            return self.run(lambda: self._wait_here(wait))
+        return self._wait_here(wait)
+
+    def _wait_here(self, wait: Wait) -> bool:
+        fiber = self._current
         if self.closing:
-            if self.current is not self.test:
+            if fiber is not self.test:
                 raise _Ended
-            raise WaitNeverEndsError(what, "the test is over")
-        wait = Wait(what, ready, until, due)
-        if self.current is self.test:
+            raise WaitNeverEndsError(wait.what, "the test is over")
+        if fiber is self.test:
             return self._wait_in_test(wait)
-        fiber = self.current
         fiber.wait = self._waiting[fiber] = wait
         assert self._scheduler is not None
         self._scheduler.switch()
@@ -183,12 +268,14 @@ class Simulation:
         """``time.sleep`` on virtual time, for whichever fiber calls it."""
         if seconds < 0:
             raise ValueError("sleep length must be non-negative")
-        until = self.clock.now_us + round(seconds * 1_000_000)
-        if self.current is not self.test:
-            self.wait(f"time.sleep({seconds:g})", until=until)
-            return
+        if self.current.rank == TEST_RANK:
+            self.run(lambda: self._sleep_in_test(seconds))
+        else:
+            self.wait(f"time.sleep({seconds:g})", until=self.clock.now_us + round(seconds * 1_000_000))
+
+    def _sleep_in_test(self, seconds: float) -> None:
         idle = not self.busy()
-        self.wait(f"time.sleep({seconds:g})", until=until)
+        self.wait(f"time.sleep({seconds:g})", until=self.clock.now_us + round(seconds * 1_000_000))
         self._idle_sleeps = self._idle_sleeps + 1 if idle and not self.busy() else 0
         if self._idle_sleeps > self.idle_sleeps_allowed:
             self._idle_sleeps = 0
@@ -199,11 +286,7 @@ class Simulation:
 
     def run_until_idle(self, what: str) -> None:
         """Run until nothing is left to do, jumping from one due time to the next."""
-        self._until_idle = True
-        try:
-            self.wait(what)
-        finally:
-            self._until_idle = False
+        self._wait(Wait(what, until_idle=True))
 
     def run_for(self, what: str, span_us: int) -> None:
         """Run all that falls due in that span, its end included; the clock then stands exactly there."""
@@ -225,8 +308,8 @@ class Simulation:
         """Whether anything is left to do, now or later."""
         return bool(self._ready) or any(
             wait.times()[0] is not None or wait.is_over(self.clock.now_us)
-            for fiber, wait in self._waiting.items()
-            if fiber is not self.test
+            for fiber, wait in list(self._waiting.items())
+            if fiber.rank != TEST_RANK
         )
 
     def waiting(self) -> list[Fiber]:
@@ -237,6 +320,13 @@ class Simulation:
 
     def spawn(self, name: str, rank: int, function: Callable[[], None], data: Any = None) -> Fiber:
         """A new fiber, ready to run, in a copy of the test's context."""
+        fiber = self._new_fiber(name, rank, function, self._copy_of_test_context(), data)
+        self._ready.append(fiber)
+        return fiber
+
+    def _new_fiber(
+        self, name: str, rank: int, function: Callable[[], None], context: Context, data: Any = None
+    ) -> Fiber:
         fiber = Fiber(name, rank, data)
 
         def run() -> None:
@@ -248,14 +338,13 @@ class Simulation:
                 self.abort(exc)
 
         fiber.greenlet = greenlet.greenlet(run)
-        fiber.greenlet.gr_context = self._copy_of_test_context()
-        self._ready.append(fiber)
+        fiber.greenlet.gr_context = context
         return fiber
 
     def _copy_of_test_context(self) -> Context:
-        if self.current is self.test:
+        if self._current.rank == TEST_RANK:
             return copy_context()
-        context = self.test.greenlet.gr_context
+        context = self.test.greenlet.gr_context if self.outside is None else self._context
         return context.copy() if context is not None else Context()
 
     def throw(self, fiber: Fiber, exception: BaseException) -> None:
@@ -279,10 +368,10 @@ class Simulation:
 
     def pause_for_step(self) -> None:
         """Called where something has happened: when the test makes single steps, let it look."""
-        if self._step_over is None or self.current is self.test or not self._step_over():
+        if self._step_over is None or self.current.rank == TEST_RANK or not self._step_over():
             return
         assert self._scheduler is not None
-        self._ready.appendleft(self.current)
+        self._ready.appendleft(self._current)
         self._scheduler.switch()
 
     def later(self, name: str, seconds: float, function: Callable[[], None]) -> None:
@@ -293,7 +382,7 @@ class Simulation:
             self.wait(name, until=until)
             function()
 
-        self.spawn(name, OUTSIDE_RANK, wait)
+        self.run(lambda: self.spawn(name, OUTSIDE_RANK, wait))
 
     def end(self) -> None:
         """Leave the fiber that calls this for ever, after it was killed."""
@@ -316,9 +405,9 @@ class Simulation:
         for fiber in [*self._ready, *self._waiting]:
             if fiber.rank == TASK_RANK:
                 self.kill(fiber)
-        loops = [fiber for fiber in [*self._ready, *self._waiting] if fiber.rank in (WORKER_RANK, OUTSIDE_RANK)]
+        others = [fiber for fiber in [*self._ready, *self._waiting] if fiber is not self.test]
         self.closing = True
-        for fiber in loops:
+        for fiber in others:
             if not fiber.greenlet:
                 continue
             wait = self._waiting.pop(fiber, None)
@@ -328,17 +417,56 @@ class Simulation:
             self._enter(fiber)
         self._ready.clear()
         self._waiting.clear()
-        if self._scheduler and not self._scheduler.dead:
+        if self._scheduler and not self._scheduler.dead and self._scheduler is not greenlet.getcurrent():
             # Let it come to its end: the stack of a killed fiber refers to it, so it would stay as well.
             self._scheduler.parent = greenlet.getcurrent()
             self._scheduler.switch()
         self._scheduler = None
-        self.current = self.test
+        self._current = self.test
 
     def let_go(self) -> None:
         """Drop what leads to the rest of the test: the stack of a killed task refers to this object for ever."""
         self._explain = list
         self._watcher = _Nobody()
+        self.start_thread_if_needed = lambda: None
+
+    # -- the scheduler of a simulation in a thread of its own
+
+    def move_to_this_thread(self, outside: Outside) -> None:
+        """Have the fibers in the calling thread, whose greenlet is the scheduler from now on."""
+        self.threads |= {threading.get_ident()}
+        self.outside = outside
+        self._scheduler = self.test.greenlet = greenlet.getcurrent()
+        self.thread_id = threading.get_ident()
+
+    @property
+    def callers(self) -> list[Fiber]:
+        """The test's calls that wait, in the order in which they began to."""
+        return [fiber for fiber in self._waiting if fiber.rank == TEST_RANK]
+
+    def begin_call(self, name: str, function: Callable[[], None], context: Context) -> Fiber:
+        """Run a function on a fiber of its own until it waits or ends. It must not raise."""
+        self._context = context
+        fiber = self._new_fiber(name, TEST_RANK, function, context)
+        self._enter(fiber)
+        self._current = self.test
+        return fiber
+
+    def end_call(self, fiber: Fiber, exception: BaseException) -> None:
+        """Make the wait of a call raise, at once."""
+        self._waiting[fiber].exception = exception
+        self._go_on(fiber)
+
+    def serve(self) -> None:
+        """Run until a call has gone on, or until there is news from outside."""
+        for fiber in self._run_until_callers_go_on():
+            if fiber in self._waiting:
+                self._go_on(fiber)
+
+    def _go_on(self, fiber: Fiber) -> None:
+        del self._waiting[fiber]
+        self._enter(fiber)
+        self._current = self.test
 
     # -- the scheduler
 
@@ -353,7 +481,7 @@ class Simulation:
             self._scheduler.switch()
         finally:
             self._waiting.pop(self.test, None)
-            self.current = self.test
+            self._current = self.test
             self._watcher.entering(self.test)
         if wait.exception is not None:
             raise wait.exception
@@ -361,28 +489,34 @@ class Simulation:
 
     def _schedule(self) -> None:
         while not self.closing:
-            self._run_until_test_goes_on()
+            self._run_until_callers_go_on()
             self.test.greenlet.switch()
 
-    def _run_until_test_goes_on(self) -> None:
-        test_wait = self._waiting[self.test]
-        step_over = self._step_over
-        while True:
+    def _run_until_callers_go_on(self) -> list[Fiber]:
+        """Run fibers and move the clock until the wait of a caller is over, or of several at one instant."""
+        while self.outside is None or not self.outside.has_news():
+            if self._escaped is not None:
+                caller = self.callers[0]
+                self._waiting[caller].exception, self._escaped = self._escaped, None
+                return [caller]
             if self._ready:
-                fiber = self._ready.popleft()
-                self._enter(fiber)
-                if self._escaped is not None:
-                    test_wait.exception, self._escaped = self._escaped, None
-                    return
-                if step_over is not None and step_over():
-                    return
+                self._enter(self._ready.popleft())
+                if self._step_is_over():
+                    return self.callers
             elif self._wake():
                 continue
-            elif test_wait.is_over(self.clock.now_us) or not self._move_on(test_wait):
-                return
+            else:
+                now = self.clock.now_us
+                over = [caller for caller in self.callers if self._waiting[caller].is_over(now)] or self._move_on()
+                if over:
+                    return over
+        return []
+
+    def _step_is_over(self) -> bool:
+        return self._step_over is not None and self._escaped is None and self._step_over()
 
     def _enter(self, fiber: Fiber) -> None:
-        self.current = fiber
+        self._current = fiber
         fiber.greenlet.parent = greenlet.getcurrent()
         self._watcher.entering(fiber)
         try:
@@ -393,31 +527,69 @@ class Simulation:
     def _wake(self) -> bool:
         """Make all fibers ready whose wait is over at this instant."""
         now = self.clock.now_us
-        over = [fiber for fiber, wait in self._waiting.items() if fiber is not self.test and wait.is_over(now)]
+        over = [fiber for fiber, wait in self._waiting.items() if fiber.rank != TEST_RANK and wait.is_over(now)]
         over.sort(key=lambda fiber: fiber.rank)
         for fiber in over:
             del self._waiting[fiber]
         self._ready.extend(over)
         return bool(over)
 
-    def _move_on(self, test_wait: Wait) -> bool:
-        """Jump to the next due time; False when the test is to go on instead."""
+    def _move_on(self) -> list[Fiber]:
+        """Let time pass up to the next due time; or, where nothing can happen any more, the callers that go on."""
         musts: list[int] = []
         mays: list[int] = []
-        for wait in self._waiting.values():
+        work = False
+        files: dict[int, int] = {}
+        for fiber, wait in self._waiting.items():
             must, may = wait.times()
             if must is not None:
                 musts.append(must)
+                work = work or fiber.rank != TEST_RANK
             if may is not None:
                 mays.append(may)
-        if musts:
-            self.clock.move_to(max(min(musts + mays), self.clock.now_us))
-            return True
-        if self._until_idle and not self.waiting_tasks():
-            return False
-        what = self.test.purpose() if self.test.purpose is not None else test_wait.what
-        test_wait.exception = WaitNeverEndsError(what, self._reasons())
-        return False
+            for number, events in wait.files.items():
+                files[number] = files.get(number, 0) | events
+        if not work and not self.waiting_tasks():
+            idle = [caller for caller in self.callers if self._waiting[caller].until_idle]
+            if idle:
+                return idle
+        if musts or files:
+            self._pass_time(min(musts + mays) if musts else None, files)
+            return []
+        if self.outside is not None and self.outside.may_act() and self._poll({}, self.patience):
+            return []
+        caller = self.callers[0]
+        what = caller.purpose() if caller.purpose is not None else self._waiting[caller].what
+        self._waiting[caller].exception = WaitNeverEndsError(what, self._reasons())
+        return [caller]
+
+    def _pass_time(self, until: int | None, files: Files) -> None:
+        """Move the clock to ``until``; in real time where something real is in flight, which may come before."""
+        seconds = None if until is None else max(0.0, (until - self.clock.now_us) / 1_000_000)
+        if files and (seconds is None or seconds > self.patience):
+            if not self._poll(files, self.patience):
+                tasks = [fiber for fiber in self._waiting if self._waiting[fiber].files]
+                self.abort(
+                    StalledTaskError(
+                        f"{tasks[0].name} has waited for more than {self.patience:g} real seconds (stall_timeout) for "
+                        f"{self._waiting[tasks[0]].what}"
+                    )
+                )
+            return
+        is_real = bool(files) or (self.outside is not None and not self.clock.virtual)
+        if is_real and self._poll(files, seconds):
+            return
+        if until is not None:
+            self.clock.move_to(max(until, self.clock.now_us))
+
+    def _poll(self, files: Files, seconds: float | None) -> bool:
+        """Wait in real time for one of the files, or for news from outside."""
+        poll = select.poll()
+        for number, events in files.items():
+            poll.register(number, events)
+        if self.outside is not None:
+            poll.register(self.outside.fileno(), select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
 
     def waiting_tasks(self) -> list[Fiber]:
         return [fiber for fiber in self._waiting if fiber.rank == TASK_RANK]
