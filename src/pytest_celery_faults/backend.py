@@ -24,6 +24,10 @@ from .simulation import TEST_RANK
 __tracebackhide__ = hide_ours
 
 
+#: What a generator of Celery's gives when it is at its end.
+_END = object()
+
+
 class Drainer(CeleryDrainer):
     """Waits for results, to the microsecond: Celery's wakes once a second to see whether the timeout is over."""
 
@@ -42,7 +46,9 @@ class Drainer(CeleryDrainer):
             # What is called at intervals may end the wait (a parent's failure does), as long as anything happens.
             if has_interval and simulation.busy():
                 remaining = interval if remaining is None else min(interval, remaining)
-            yield self.wait_for(p, wait, timeout=remaining)
+            self.result_consumer.wait_for_message(p, remaining)
+            if not p.ready:
+                yield wait(timeout=0)
             if has_interval:
                 on_interval()
 
@@ -66,30 +72,44 @@ class ResultConsumer(celery_redis.ResultConsumer):
         self.drainer: Drainer = Drainer(self)
 
     def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
-        fiber = self.backend.server.simulation.current
-        outer, fiber.purpose = fiber.purpose, lambda: self.backend.describe(result)
-        try:
-            yield from super()._wait_for_pending(result, **kwargs)
-        finally:
-            fiber.purpose = outer
+        steps = super()._wait_for_pending(result, **kwargs)
+        simulation = self.backend.server.simulation
+
+        def step() -> object:
+            fiber = simulation.current
+            outer, fiber.purpose = fiber.purpose, lambda: self.backend.describe(result)
+            try:
+                return next(steps, _END)
+            finally:
+                fiber.purpose = outer
+
+        # One step of a wait reads the messages that it waited for: all in the simulation's thread.
+        while (simulation.run(step) if simulation.can_wait else step()) is not _END:
+            yield
 
     def drain_events(self, timeout: float | None = None) -> None:
         with self.reconnect_on_error():
             pubsub = self._pubsub
-            if pubsub is None or not pubsub.subscribed:
-                self._idle(timeout)
-                return
-            message = pubsub.get_message(timeout=timeout)
-            if message and message["type"] == "message":
-                self.on_state_change(self._decode_result(message["data"]), message)
+            if pubsub is not None and pubsub.subscribed:
+                message = pubsub.get_message(timeout=timeout)
+                if message and message["type"] == "message":
+                    self.on_state_change(self._decode_result(message["data"]), message)
 
-    def _idle(self, timeout: float | None) -> None:
-        """Wait for somebody to subscribe; redis-py would on a lock of its own, in real time."""
+    def wait_for_message(self, p: Any, timeout: float | None) -> None:
+        """Wait for a message, or until ``p`` is ready: somebody else may have read the message that it is about."""
+        if self._message_is_there():
+            return
         simulation = self.backend.server.simulation
         until = None if timeout is None else simulation.clock.now_us + round(timeout * 1_000_000)
-        simulation.wait(
-            "a subscription", ready=lambda: self._pubsub is not None and self._pubsub.subscribed, until=until
-        )
+        simulation.wait("a result message", ready=lambda: p.ready or self._message_is_there(), until=until)
+
+    def _message_is_there(self) -> bool:
+        """Whether there is something to read; not before somebody has subscribed."""
+        pubsub = self._pubsub
+        if pubsub is None or not pubsub.subscribed:
+            return False
+        sock = getattr(pubsub.connection, "_sock", None)
+        return sock is None or sock.readable()
 
 
 class Backend(celery_redis.RedisBackend):

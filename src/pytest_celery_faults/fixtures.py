@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ def _build(request: pytest.FixtureRequest, item: pytest.Item) -> Harness:
     config = request.config
     watchdog = config.stash.setdefault(WATCHDOG, Watchdog())
     run = config.stash[options.STASH_KEY]
-    harness = Harness(app, markers.settings(item), run.seed, item.nodeid, watchdog, config.hook)
+    is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
+    harness = Harness(app, markers.settings(item), run.seed, item.nodeid, watchdog, config.hook, is_async)
     item.stash[HARNESS] = harness
     if run.armed:
         try:

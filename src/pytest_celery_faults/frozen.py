@@ -5,7 +5,8 @@ list works by prefix and by stack frames, its ``now()`` is not local time, and i
 default arguments. So its classes are shown by this module, which remembers
 each place where a time function is bound and looks only into modules it has not seen.
 
-Virtual time is what the simulation's thread sees. Other threads, and the modules in `_REAL_TIME`, see real time.
+Virtual time is what the test's thread sees, and the simulation's where that is another one. All other threads, and the
+modules in `_REAL_TIME`, see real time.
 """
 
 from __future__ import annotations
@@ -67,35 +68,35 @@ class _Shown:
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.clock = clock = simulation.clock
-        owner = simulation.thread_id
+        threads = simulation.threads
         ident = threading.get_ident
         real = _REAL
 
         def time() -> float:
-            return clock.time() if ident() == owner else cast(float, real["time"]())
+            return clock.time() if ident() in threads else cast(float, real["time"]())
 
         def time_ns() -> int:
-            return clock.time_ns() if ident() == owner else cast(int, real["time_ns"]())
+            return clock.time_ns() if ident() in threads else cast(int, real["time_ns"]())
 
         def monotonic() -> float:
-            return clock.monotonic() if ident() == owner else cast(float, real["monotonic"]())
+            return clock.monotonic() if ident() in threads else cast(float, real["monotonic"]())
 
         def monotonic_ns() -> int:
-            return clock.monotonic_ns() if ident() == owner else cast(int, real["monotonic_ns"]())
+            return clock.monotonic_ns() if ident() in threads else cast(int, real["monotonic_ns"]())
 
         def perf_counter() -> float:
-            return clock.monotonic() if ident() == owner else cast(float, real["perf_counter"]())
+            return clock.monotonic() if ident() in threads else cast(float, real["perf_counter"]())
 
         def perf_counter_ns() -> int:
-            return clock.monotonic_ns() if ident() == owner else cast(int, real["perf_counter_ns"]())
+            return clock.monotonic_ns() if ident() in threads else cast(int, real["perf_counter_ns"]())
 
         def localtime(seconds: float | None = None) -> _time.struct_time:
-            if seconds is None and ident() == owner:
+            if seconds is None and ident() in threads:
                 seconds = clock.time()
             return cast(_time.struct_time, real["localtime"](seconds))
 
         def gmtime(seconds: float | None = None) -> _time.struct_time:
-            if seconds is None and ident() == owner:
+            if seconds is None and ident() in threads:
                 seconds = clock.time()
             return cast(_time.struct_time, real["gmtime"](seconds))
 
@@ -103,7 +104,7 @@ class _Shown:
             return cast(str, real["asctime"](localtime() if t is None else t))
 
         def ctime(seconds: float | None = None) -> str:
-            if seconds is None and ident() == owner:
+            if seconds is None and ident() in threads:
                 seconds = clock.time()
             return cast(str, real["ctime"](seconds))
 
@@ -111,7 +112,7 @@ class _Shown:
             return cast(str, real["strftime"](format, localtime() if t is None else t))
 
         def sleep(seconds: float) -> None:
-            if simulation.here and not simulation.closing:
+            if ident() in threads and not simulation.closing:
                 simulation.sleep(seconds)
             else:
                 real["sleep"](seconds)
@@ -131,7 +132,7 @@ class _Shown:
 
     def naive_utc(self) -> _datetime.datetime:
         """freezegun's time factory: it is asked by everything of freezegun's own."""
-        if threading.get_ident() != self.simulation.thread_id:
+        if threading.get_ident() not in self.simulation.threads:
             return _real_datetime.now(_datetime.timezone.utc).replace(tzinfo=None)
         return _EPOCH + _datetime.timedelta(microseconds=self.clock.now_us)
 

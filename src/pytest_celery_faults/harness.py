@@ -16,7 +16,7 @@ from celery.worker import state as worker_state
 from kombu import Queue
 from kombu.utils.url import parse_url
 
-from . import marks, replaced
+from . import eventloops, marks, replaced
 from .app import Adoption
 from .backend import Backend
 from .broker import RABBITMQ, REDIS, Broker, Transport, transport_for
@@ -32,6 +32,7 @@ from .memory import Server
 from .pool import Pool, process_of, task_of
 from .recorder import Recorder
 from .simulation import TEST_RANK, Fiber, Simulation
+from .thread import SimulationThread
 from .timeline import Timeline
 from .views.callbacks import Callbacks
 from .views.letters import DeadLetterQueue
@@ -147,11 +148,21 @@ class Harness:
     """One test's worker, broker, backend and clock: what the fixture ``celery_faults`` gives."""
 
     def __init__(
-        self, app: Celery, options: Options, seed: int, name: str, watchdog: Watchdog, hook: Any = None
+        self,
+        app: Celery,
+        options: Options,
+        seed: int,
+        name: str,
+        watchdog: Watchdog,
+        hook: Any = None,
+        is_async: bool = False,
     ) -> None:
         self.app = app
         self._hook = hook
         self._options = options
+        # Whether the test is a coroutine function, whose worker needs a thread whoever calls it first.
+        self._is_async = is_async
+        self._thread: SimulationThread | None = None
         self._stack = ExitStack()
         try:
             self._set_up(seed, name, watchdog)
@@ -168,6 +179,8 @@ class Harness:
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
         simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
         self.simulation: Simulation = simulation
+        simulation.patience = options.stall_timeout
+        simulation.start_thread_if_needed = self._start_thread_if_needed
         self.timeline: Timeline = Timeline(
             lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
         )
@@ -210,6 +223,7 @@ class Harness:
         self._freeze.start()
         stack.callback(self._freeze.finish)
         stack.callback(self.injector.close)
+        stack.callback(self._come_to_rest)
 
     def _replace_names(self) -> None:
         harness = self
@@ -240,6 +254,12 @@ class Harness:
 
             return call
 
+        def join_blocks(original: Any) -> Any:
+            def task_join_will_block() -> bool:
+                return harness.simulation.here and original()
+
+            return task_join_will_block
+
         stack = self._stack
         attributes = {"server": self.server, "next_redelivery": staticmethod(self.broker.next_redelivery)}
         replaced.replace(stack, replaced.TRANSPORT, get_transport_cls)
@@ -247,6 +267,7 @@ class Harness:
         replaced.replace(stack, replaced.TASK_BACKEND, task_backend)
         replaced.replace(stack, replaced.RETRY, retry)
         replaced.replace(stack, replaced.CALL, call)
+        replaced.replace(stack, replaced.JOIN_BLOCKS, join_blocks)
         replaced.replace(stack, replaced.TIMER, lambda original: type("Timer", (Timer,), attributes))
         replaced.replace(stack, replaced.JOB_COUNTER, lambda original: itertools.count())
         replaced.replace(stack, replaced.HUB, lambda original: type("Hub", (Hub,), attributes))
@@ -359,7 +380,7 @@ class Harness:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
         simulation = self.simulation
         if simulation.can_wait and simulation.current.rank == TEST_RANK and not simulation.closing:
-            self.worker._ensure_started()
+            self.worker.ensure_started()
 
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
@@ -389,7 +410,31 @@ class Harness:
         worker_state.reset_state()
         worker_state.should_stop = worker_state.should_terminate = None
 
+    def _start_thread_if_needed(self) -> None:
+        if not self._is_async and eventloops.running() is None:
+            return
+        current_app = _state._tls.current_app
+
+        def set_up() -> None:
+            _state._tls.current_app = current_app
+
+        thread = SimulationThread(self.simulation, set_up)
+        thread.start()
+        self._thread = thread
+
+    def _come_to_rest(self) -> None:
+        """Nobody waits for the simulation any more, so it does not run while all else is given back."""
+        if self._thread is not None:
+            self._thread.take_back_all()
+            self.simulation.run(lambda: None)
+
     def _dispose(self) -> None:
+        if self._thread is None:
+            self._dispose_here()
+        else:
+            self._thread.stop(self._dispose_here, self._options.stall_timeout)
+
+    def _dispose_here(self) -> None:
         self.simulation.close()
         self._cut_connections(list(self.broker._transports))
         self.server.end_outages()

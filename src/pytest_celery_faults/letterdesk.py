@@ -68,11 +68,14 @@ class LetterDesk:
 
     def work(self) -> None:
         """Let the worker consume the dead-letter queue until it is empty."""
+        self._harness.simulation.run(self._work)
+
+    def _work(self) -> None:
         dlq, harness = self._dlq, self._harness
         if dlq is None:
             raise FaultValueError("consume(): this test has no dead-letter queue, @pytest.mark.celery_faults(dlq=None)")
         worker, simulation, recorder = harness.worker, harness.simulation, harness.recorder
-        worker._ensure_started()
+        worker.ensure_started()
         if not worker.running:
             raise FaultValueError("consume(): the worker is stopped, celery_faults.worker.start() brings a new one")
         added = dlq not in harness.consumed_queues()

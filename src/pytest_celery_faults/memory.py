@@ -77,6 +77,9 @@ class Server(FakeServer):
 
     def count_change(self) -> None:
         self.changes += 1
+        outside = self.simulation.outside
+        if outside is not None and not self.simulation.here:
+            outside.notify()
 
     def command_blocks_here(self) -> bool:
         return self.simulation.can_wait

@@ -15,6 +15,7 @@ import billiard.pool
 import celery.app.base
 import celery.app.task
 import celery.canvas
+import celery.result
 import celery.worker.components
 import kombu.connection
 
@@ -79,7 +80,14 @@ CALL = Replaced(
     "Celery calls an errback of the new style in place. No signal, message or hook of the task's own tells of it.",
 )
 
-ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL)
+JOIN_BLOCKS = Replaced(
+    celery.result,
+    "task_join_will_block",
+    "A flag of the process says that `get()` is called in a task. In an async test a task may run in one thread while "
+    "the test, which may wait for results, runs in another.",
+)
+
+ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL, JOIN_BLOCKS)
 
 
 def replace(stack: ExitStack, what: Replaced, make: Callable[[Any], Any]) -> None:

@@ -144,12 +144,24 @@ class Outside(Protocol):
         """Run a function on a fiber, and block the calling thread meanwhile."""
         ...
 
+    async def acall(self, function: Callable[[], T]) -> T:
+        """The same without blocking the calling thread's event loop."""
+        ...
+
     def has_news(self) -> bool:
         """Whether the test has called something, or takes a call back."""
         ...
 
     def fileno(self) -> int:
-        """A file that is readable when there is news."""
+        """A file that is readable when there is news, or when something has changed."""
+        ...
+
+    def notify(self) -> None:
+        """Something has changed."""
+        ...
+
+    def hear(self) -> None:
+        """Make that file unreadable again."""
         ...
 
     def may_act(self) -> bool:
@@ -166,6 +178,7 @@ class Simulation:
     def __init__(self, clock: TimeSource, watcher: Watcher, explain: Callable[[], list[str]]) -> None:
         self.clock = clock
         self.thread_id: int = threading.get_ident()
+        self._home = self.thread_id
         #: The threads that see virtual time: the fibers' and the test's.
         self.threads: set[int] = {self.thread_id}
         self.test: Fiber = Fiber("the test", TEST_RANK)
@@ -209,19 +222,29 @@ class Simulation:
         Raises:
             CeleryFaultsError: the simulation is in the test's thread, and this is another one.
         """
-        if self.outside is None and not self._has_begun():
+        outside = self._beyond_this_thread()
+        return function() if outside is None else outside.call(function)
+
+    async def arun(self, function: Callable[[], T]) -> T:
+        """The same without blocking the event loop, where the fibers are in a thread of their own.
+
+        They are not if the worker was needed before the event loop was there: then its loop stands still meanwhile.
+        """
+        outside = self._beyond_this_thread()
+        return function() if outside is None else await outside.acall(function)
+
+    def _beyond_this_thread(self) -> Outside | None:
+        """The way to the simulation's thread; ``None`` when that is the calling thread."""
+        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
             self.start_thread_if_needed()
         if self.here:
-            return function()
+            return None
         if self.outside is None:
             raise CeleryFaultsError(
                 "the worker of this test is driven in the thread in which it was first needed, "
                 f"not in {threading.current_thread().name!r}"
             )
-        return self.outside.call(function)
-
-    def _has_begun(self) -> bool:
-        return self._scheduler is not None or bool(self._ready) or bool(self._waiting)
+        return self.outside
 
     # -- what a fiber calls
 
@@ -439,15 +462,21 @@ class Simulation:
         self._scheduler = self.test.greenlet = greenlet.getcurrent()
         self.thread_id = threading.get_ident()
 
+    def leave_thread(self) -> None:
+        """The thread ends: nothing can wait any more."""
+        self.outside = None
+        self.closing = True
+        self.thread_id = self._home
+
     @property
     def callers(self) -> list[Fiber]:
         """The test's calls that wait, in the order in which they began to."""
         return [fiber for fiber in self._waiting if fiber.rank == TEST_RANK]
 
-    def begin_call(self, name: str, function: Callable[[], None], context: Context) -> Fiber:
+    def begin_call(self, function: Callable[[], None], context: Context) -> Fiber:
         """Run a function on a fiber of its own until it waits or ends. It must not raise."""
         self._context = context
-        fiber = self._new_fiber(name, TEST_RANK, function, context)
+        fiber = self._new_fiber("a call of the test", TEST_RANK, function, context)
         self._enter(fiber)
         self._current = self.test
         return fiber
@@ -589,7 +618,10 @@ class Simulation:
             poll.register(number, events)
         if self.outside is not None:
             poll.register(self.outside.fileno(), select.POLLIN)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
+        happened = bool(poll.poll(None if seconds is None else seconds * 1000))
+        if self.outside is not None:
+            self.outside.hear()
+        return happened
 
     def waiting_tasks(self) -> list[Fiber]:
         return [fiber for fiber in self._waiting if fiber.rank == TASK_RANK]

@@ -13,6 +13,7 @@ from celery.app import trace
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import CPendingDeprecationWarning, WorkerShutdown, WorkerTerminate
 from celery.platforms import EX_FAILURE, EX_OK
+from celery.result import ResultBase
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from kombu.common import ignore_errors
@@ -20,7 +21,7 @@ from kombu.utils import limits
 
 from . import timeline as happened
 from .clock import microseconds
-from .errors import FaultTypeError, FaultValueError, WorkerDiedError, hide_ours
+from .errors import FaultTypeError, FaultValueError, WorkerDiedError, hide_ours, safe_repr
 from .pool import Pool
 from .simulation import WORKER_RANK, Fiber
 from .timeline import Event
@@ -210,6 +211,13 @@ class WorkerControl:
             WaitNeverEndsError: a task waits for something that nothing can bring about any more.
             EndlessTaskError: one task id was executed more than ``max_executions`` times.
         """
+        self._simulation.run(lambda: self._drain(fail_fast))
+
+    async def adrain(self, fail_fast: bool = False) -> None:
+        """`drain`, without blocking the event loop of an async test."""
+        await self._simulation.arun(lambda: self._drain(fail_fast))
+
+    def _drain(self, fail_fast: bool) -> None:
         self._ensure_started()
         recorder = self._harness.recorder
         recorder.stop_at_failure = fail_fast
@@ -223,21 +231,44 @@ class WorkerControl:
 
         The clock then stands exactly there.
         """
-        if isinstance(span, bool) or not isinstance(span, (int, float, timedelta)):
-            raise FaultTypeError(f"advance() takes seconds or a timedelta, not {span!r}")
-        if isinstance(span, float) and not math.isfinite(span):
-            raise FaultValueError(f"advance({span!r}): that is no length of time")
-        span_us = microseconds(span)
-        if span_us < 0:
-            raise FaultValueError(f"advance({span!r}): time can't go backwards")
+        span_us = _checked_span("advance", span)
+        self._simulation.run(lambda: self._advance(span_us))
+
+    async def aadvance(self, span: float | timedelta) -> None:
+        """`advance`, without blocking the event loop of an async test."""
+        span_us = _checked_span("aadvance", span)
+        await self._simulation.arun(lambda: self._advance(span_us))
+
+    def _advance(self, span_us: int) -> None:
         self._ensure_started()
         self._simulation.run_for(f"{span_us / 1_000_000:g} s to pass", span_us)
+
+    async def aget(self, result: Any, timeout: float | None = None) -> Any:
+        """``result.get(timeout=timeout)``, without blocking the event loop of an async test.
+
+        Args:
+            result: of a task, a chain, a chord or a group.
+            timeout: virtual seconds.
+
+        Raises:
+            celery.exceptions.TimeoutError: the result is not there in time. The task goes on.
+            WaitNeverEndsError: nothing can bring the result any more.
+            Exception: whatever the task failed with.
+
+        See https://docs.celeryq.dev/en/stable/reference/celery.result.html#celery.result.AsyncResult.get.
+        """
+        if not isinstance(result, ResultBase):
+            raise FaultTypeError(f"aget({safe_repr(result)}): a result, as delay() and apply_async() return")
+        return await self._simulation.arun(lambda: result.get(timeout=timeout))
 
     def step(self) -> Event | None:
         """The smallest step: run until the next event of the timeline, without moving the clock.
 
         Returns the event, or ``None`` when nothing can run now.
         """
+        return self._simulation.run(self._step)
+
+    def _step(self) -> Event | None:
         self._ensure_started()
         timeline = self._harness.timeline
         count = len(timeline)
@@ -256,13 +287,16 @@ class WorkerControl:
         if self.running:
             return
         self._stopped = False
-        self._ensure_started()
+        self.ensure_started()
 
     def stop(self, warm: bool = True) -> None:
         """Shut the worker down: warm, it finishes what runs; cold, it returns what it has not acknowledged.
 
         See https://docs.celeryq.dev/en/stable/userguide/workers.html#stopping-the-worker.
         """
+        self._simulation.run(lambda: self._stop(warm))
+
+    def _stop(self, warm: bool) -> None:
         if not self.running:
             self._stopped = True
             return
@@ -280,6 +314,9 @@ class WorkerControl:
         Messages acknowledged early are lost. The others come back: with the manners of Redis after the visibility
         timeout, with those of RabbitMQ at once.
         """
+        self._simulation.run(self._crash)
+
+    def _crash(self) -> None:
         if not self.running:
             self._stopped = True
             return
@@ -308,6 +345,11 @@ class WorkerControl:
         self._fiber = self._instance = None
         self._stopped = True
         self._harness.forget_worker_state()
+
+    def ensure_started(self) -> None:
+        """Start the worker, unless it runs or was stopped by the test."""
+        if self._fiber is None and not self._stopped:
+            self._simulation.run(self._ensure_started)
 
     def _ensure_started(self) -> None:
         if self._fiber is not None or self._stopped:
@@ -338,6 +380,18 @@ class WorkerControl:
 
     def __repr__(self) -> str:
         return f"<WorkerControl {'running' if self.running else 'stopped' if self._stopped else 'not started yet'}>"
+
+
+def _checked_span(name: str, span: float | timedelta) -> int:
+    """A span of time in microseconds."""
+    if isinstance(span, bool) or not isinstance(span, (int, float, timedelta)):
+        raise FaultTypeError(f"{name}() takes seconds or a timedelta, not {span!r}")
+    if isinstance(span, float) and not math.isfinite(span):
+        raise FaultValueError(f"{name}({span!r}): that is no length of time")
+    span_us = microseconds(span)
+    if span_us < 0:
+        raise FaultValueError(f"{name}({span!r}): time can't go backwards")
+    return span_us
 
 
 def consumer_class(configured: str | type, recorder: Recorder, on_build: Callable[[Any], None]) -> type:

@@ -1,0 +1,152 @@
+"""The event loop that an async test runs in, asyncio's or trio's, as the simulation's thread sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .errors import hide_ours
+
+__tracebackhide__ = hide_ours
+
+
+class EventLoop(Protocol):
+    """One loop of a test; all but `event` may be called from any thread."""
+
+    #: The thread that it runs in.
+    thread: int
+
+    def event(self) -> Any:
+        """An event with ``await event.wait()`` and ``event.set()``, for coroutines of the loop."""
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop, soon; not at all when the loop is over."""
+
+    def when_at_rest(self, function: Callable[[], object]) -> None:
+        """Call a function in the loop as soon as none of its tasks can run."""
+
+    def is_running(self) -> bool: ...
+
+    def may_act(self) -> bool:
+        """Whether one of its tasks waits for real time to pass, or for real I/O."""
+
+
+def running() -> EventLoop | None:
+    """The loop that runs in the calling thread."""
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        return _AsyncioLoop(loop)
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return None
+    try:
+        return _TrioLoop(trio)
+    except RuntimeError:  # trio does not run in this thread
+        return None
+
+
+# Timers that only end a wait: `asyncio.timeout()`, `asyncio.wait_for()`, anyio's cancel scopes.
+_GIVING_UP = {"Timeout._on_timeout", "_release_waiter", "CancelScope._timeout"}
+
+
+#: Turns after which a loop is taken to be at rest: a coroutine may spin for ever, and uvloop does not tell.
+_TURNS = 100
+
+
+class _AsyncioLoop:
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._at_rest: list[Callable[[], object]] = []
+        self.thread = threading.get_ident()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _AsyncioLoop) and other._loop is self._loop
+
+    def __hash__(self) -> int:
+        return hash(self._loop)
+
+    def event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    def post(self, function: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+    def when_at_rest(self, function: Callable[[], object]) -> None:
+        self._at_rest.append(function)
+        self.post(lambda: self._look(1))
+
+    def _look(self, turn: int) -> None:
+        ready = getattr(self._loop, "_ready", None)
+        if (ready is None or ready) and turn < _TURNS:
+            self._loop.call_soon(self._look, turn + 1)
+            return
+        while self._at_rest:
+            self._at_rest.pop()()
+
+    def is_running(self) -> bool:
+        return bool(self._loop.is_running())
+
+    def may_act(self) -> bool:
+        timers = list(getattr(self._loop, "_scheduled", ()))
+        if any(
+            not timer.cancelled() and getattr(timer._callback, "__qualname__", "") not in _GIVING_UP for timer in timers
+        ):
+            return True
+        selector = getattr(self._loop, "_selector", None)
+        own_files = 1  # through which other threads wake it
+        return selector is not None and len(selector.get_map() or ()) > own_files
+
+
+#: Real seconds after which the same goes for trio, which does not count turns.
+_SPINNING = 0.05
+
+
+class _TrioLoop:
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self._over = self._may_act = False
+        self.thread = threading.get_ident()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _TrioLoop) and other._token is self._token
+
+    def __hash__(self) -> int:
+        return hash(self._token)
+
+    def event(self) -> Any:
+        return self._trio.Event()
+
+    def post(self, function: Callable[[], object]) -> None:
+        try:
+            self._token.run_sync_soon(function)
+        except self._trio.RunFinishedError:
+            self._over = True
+
+    def when_at_rest(self, function: Callable[[], object]) -> None:
+        self.post(lambda: self._trio.lowlevel.spawn_system_task(self._come_to_rest, function))
+
+    async def _come_to_rest(self, function: Callable[[], object]) -> None:
+        import trio.testing
+
+        with trio.move_on_after(_SPINNING):
+            await trio.testing.wait_all_tasks_blocked()
+        statistics = trio.lowlevel.current_statistics()
+        own_files = 1  # through which other threads wake it
+        files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
+        self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
+        function()
+
+    def is_running(self) -> bool:
+        return not self._over
+
+    def may_act(self) -> bool:
+        return self._may_act

@@ -1,0 +1,270 @@
+"""A simulation in a thread of its own, for an async test: its event loop goes on while the worker is driven.
+
+The test calls, blocking or awaiting; each call is a fiber in the simulation's thread. Two threads would make the order
+of things a matter of chance. So the simulation runs only while the test's event loops are at rest: before anything
+begins, and each time a call has got its answer, they run all that they can; calls that they make then begin together.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, TypeVar, cast
+
+from . import eventloops
+from .clock import real_monotonic
+from .errors import CeleryFaultsError, StalledTaskError, hide_ours
+from .eventloops import EventLoop
+from .simulation import Fiber, Simulation
+
+__tracebackhide__ = hide_ours
+
+T = TypeVar("T")
+
+#: Real seconds that the simulation waits for a loop to come to rest of which no coroutine waits for it: it may be
+#: blocked by just the code that waits for the simulation in another thread.
+_PATIENCE_WITH_LOOPS = 0.5
+
+
+class _TakenBack(BaseException):
+    """Unwinds a call that nobody waits for any more."""
+
+
+class Call:
+    """What a test wants done in the simulation's thread."""
+
+    def __init__(self, function: Callable[[], Any], when_done: Callable[[], object]) -> None:
+        self.context = copy_context()
+        self.taken_back = False
+        self.fiber: Fiber | None = None
+        self.done = False
+        self._function = function
+        self._when_done = when_done
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self._error = error
+        self.end()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self.end()
+
+    def end(self) -> None:
+        self.done = True
+        self._when_done()
+
+    def result(self) -> Any:
+        error, self._error = self._error, None
+        if error is None:
+            return self._value
+        try:
+            raise error
+        finally:
+            del error
+
+
+class SimulationThread:
+    """Runs the simulation's fibers from `start` to `stop`, and answers calls from other threads."""
+
+    def __init__(self, simulation: Simulation, set_up: Callable[[], None]) -> None:
+        self._simulation = simulation
+        self._set_up = set_up
+        self._thread = threading.Thread(target=self._main, name="celery-faults simulation", daemon=True)
+        self._started = threading.Event()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._new: deque[Call] = deque()
+        self._taken_back: deque[Call] = deque()
+        self._last: Call | None = None
+        self._calls: list[Call] = []
+        #: The test's event loops that called, with the number of their coroutines that wait for an answer.
+        self._loops: Counter[EventLoop] = Counter()
+        #: The threads that are blocked until they get an answer.
+        self._blocked: Counter[int] = Counter()
+        self._broken: BaseException | None = None
+        self._over = False
+
+    # -- from the test's threads
+
+    def start(self) -> None:
+        self._thread.start()
+        self._started.wait()
+
+    def call(self, function: Callable[[], T]) -> T:
+        self._loop_here()
+        done = threading.Event()
+        call = Call(function, done.set)
+        thread = threading.get_ident()
+        self._blocked[thread] += 1
+        try:
+            self._begin(call)
+            done.wait()
+        except BaseException:
+            self._take_back(call)
+            raise
+        finally:
+            self._blocked[thread] -= 1
+        return cast(T, call.result())
+
+    async def acall(self, function: Callable[[], T]) -> T:
+        loop = self._loop_here()
+        if loop is None:
+            raise CeleryFaultsError("the coroutines of celery_faults.worker run in asyncio, or in trio")
+        event = loop.event()
+        call = Call(function, lambda: loop.post(event.set))
+        self._loops[loop] += 1
+        try:
+            self._begin(call)
+            await event.wait()
+        except BaseException:
+            self._take_back(call)
+            raise
+        finally:
+            self._loops[loop] -= 1
+        return cast(T, call.result())
+
+    def _loop_here(self) -> EventLoop | None:
+        loop = eventloops.running()
+        if loop is not None:
+            self._loops[loop] += 0
+            self._simulation.threads.add(loop.thread)
+        return loop
+
+    def _begin(self, call: Call) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._new.append(call)
+        self.notify()
+
+    def _take_back(self, call: Call) -> None:
+        if not call.done:
+            call.taken_back = True
+            self._taken_back.append(call)
+            self.notify()
+
+    def notify(self) -> None:
+        """Have the simulation look at what has changed."""
+        if self._over:
+            return
+        with suppress(BlockingIOError):  # it has enough to wake up for
+            os.write(self._wake_write, b"!")
+
+    def take_back_all(self) -> None:
+        """Nobody waits for any call any more."""
+        for call in [*self._calls, *self._new]:
+            self._take_back(call)
+
+    def stop(self, function: Callable[[], None], patience: float) -> None:
+        """Run a function as the last thing of all, and end the thread.
+
+        Raises:
+            StalledTaskError: a task still blocks, after so many real seconds. Its thread cannot be ended.
+        """
+        done = threading.Event()
+        self._last = Call(function, done.set)
+        self.notify()
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            raise StalledTaskError(
+                "a task blocks in real time at the end of the test; its thread goes on, since nothing can end it"
+            )
+        self._over = True
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        if self._broken is not None:
+            raise self._broken
+        self._last.result()
+
+    # -- the simulation's side
+
+    def has_news(self) -> bool:
+        return bool(self._new or self._taken_back or self._last)
+
+    def fileno(self) -> int:
+        return self._wake_read
+
+    def hear(self) -> None:
+        with suppress(BlockingIOError):  # it was the time that was over
+            os.read(self._wake_read, 4096)
+
+    def may_act(self) -> bool:
+        return any(loop.may_act() for loop in self._free_loops())
+
+    def _free_loops(self) -> list[EventLoop]:
+        return [loop for loop in list(self._loops) if loop.is_running() and not self._blocked[loop.thread]]
+
+    def _main(self) -> None:
+        simulation = self._simulation
+        self._set_up()
+        simulation.move_to_this_thread(self)
+        self._started.set()
+        try:
+            while self._last is None:
+                self._let_loops_come_to_rest()
+                self._take_news()
+                if simulation.callers:
+                    simulation.serve()
+                else:
+                    self._wait_for_news()
+            self._last.run()
+        except BaseException as error:
+            self._broken = error
+            for call in [*self._calls, *self._new]:
+                call.fail(error)
+        simulation.leave_thread()
+
+    def _take_news(self) -> None:
+        while self._taken_back:
+            call = self._taken_back.popleft()
+            if call.fiber is not None and call.fiber in self._simulation.callers:
+                self._simulation.end_call(call.fiber, _TakenBack())
+        while self._new:
+            call = self._new.popleft()
+            if not call.taken_back:
+                self._calls.append(call)
+                call.fiber = self._simulation.begin_call(call.run, call.context)
+        self._calls = [call for call in self._calls if not call.done]
+
+    def _wait_for_news(self) -> None:
+        while not self.has_news():
+            self._listen(None)
+
+    def _listen(self, seconds: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if poll.poll(None if seconds is None else seconds * 1000):
+            self.hear()
+
+    def _let_loops_come_to_rest(self) -> None:
+        """Wait until no coroutine of the test can run: those that were answered, and all others, had their turn."""
+        restless = dict.fromkeys(self._free_loops())
+        began = real_monotonic()
+
+        def at_rest(loop: EventLoop) -> None:
+            restless.pop(loop, None)
+            self.notify()
+
+        for loop in list(restless):
+            loop.when_at_rest(lambda loop=loop: at_rest(loop))  # type: ignore[misc]
+        while True:
+            free = self._free_loops()
+            waited_for = [loop for loop in list(restless) if loop in free]
+            if not waited_for or self._last is not None:
+                return
+            patience = self._simulation.patience if any(self._loops.values()) else _PATIENCE_WITH_LOOPS
+            left = began + patience - real_monotonic()
+            if left <= 0:
+                return
+            # A loop that is stopped meanwhile says nothing.
+            self._listen(min(left, 0.05))
