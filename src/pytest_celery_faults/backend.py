@@ -112,12 +112,28 @@ class ResultConsumer(celery_redis.ResultConsumer):
         return sock is None or sock.readable()
 
 
+class _Poll:
+    """The reads of one task's state by coroutines, each in another turn of the event loop."""
+
+    def __init__(self, turn: object, stored: Any) -> None:
+        self.turn = turn
+        self.stored = stored
+        #: How many in a row found the same.
+        self.reads = 1
+
+    @property
+    def is_polled(self) -> bool:
+        return self.reads >= Backend.polls_before_driving
+
+
 class Backend(celery_redis.RedisBackend):
     """Celery's Redis backend. An ``AsyncResult`` that outlives its test still finds this one, never a real Redis."""
 
     ResultConsumer = ResultConsumer
     #: Reads of one task's state in a row, in which nothing else happened, after which reading drives the worker.
     reads_before_driving = 50
+    #: The same for a coroutine that sleeps in between.
+    polls_before_driving = 3
     callbacks: CallbackLog
     #: Called before and after the final state of a task is stored, with the name of the point and the task's id.
     strike: Callable[[str, str], None] | None = None
@@ -131,6 +147,7 @@ class Backend(celery_redis.RedisBackend):
         self.describe = describe
         self._reads = 0
         self._read_at = -1
+        self._polls: dict[str, _Poll] = {}
         super().__init__(app=app)
 
     def for_another_process(self) -> Backend:
@@ -216,12 +233,30 @@ class Backend(celery_redis.RedisBackend):
         simulation = self.server.simulation
         if not simulation.can_wait or simulation.current.rank != TEST_RANK:
             return
+        turn = None if simulation.outside is None else simulation.outside.turn()
+        if turn is not None:
+            self._let_a_coroutine_progress(task_id, turn)
+            return
         self._reads = self._reads + 1 if self._read_at == self.server.changes else 0
         self._read_at = self.server.changes
         if self._reads > self.reads_before_driving:
             changes = self.server.changes
-            what = self.describe(self.app.AsyncResult(task_id))
-            simulation.wait(what, ready=lambda: self.server.changes != changes)
+            self._wait_while_reading(task_id, lambda: self.server.changes != changes)
+
+    def _let_a_coroutine_progress(self, task_id: str, turn: object) -> None:
+        """One that reads, sleeps, and reads again sleeps in real time: few reads tell, and then each is a wait."""
+        stored = self._outside.get(self.get_key_for_task(task_id))
+        poll = self._polls.setdefault(task_id, _Poll(turn, stored))
+        if poll.turn is turn:
+            return
+        poll.turn = turn
+        poll.reads = poll.reads + 1 if poll.stored == stored or poll.is_polled else 0
+        if poll.is_polled and poll.stored == stored:
+            self._wait_while_reading(task_id, lambda: self._outside.get(self.get_key_for_task(task_id)) != stored)
+        poll.stored = stored
+
+    def _wait_while_reading(self, task_id: str, over: Callable[[], bool]) -> None:
+        self.server.simulation.wait(self.describe(self.app.AsyncResult(task_id)), ready=over)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         raise TypeError("the in-memory result backend of a test cannot be pickled")

@@ -15,7 +15,7 @@ __tracebackhide__ = hide_ours
 
 
 class EventLoop(Protocol):
-    """One loop of a test; all but `event` may be called from any thread."""
+    """One loop of a test; all but `event` and `turn` may be called from any thread."""
 
     #: The thread that it runs in.
     thread: int
@@ -28,6 +28,9 @@ class EventLoop(Protocol):
 
     def when_at_rest(self, function: Callable[[], object]) -> None:
         """Call a function in the loop as soon as none of its tasks can run."""
+
+    def turn(self) -> object:
+        """Something that is the same until the loop makes its next turn; in the loop's own thread."""
 
     def is_running(self) -> bool: ...
 
@@ -61,6 +64,7 @@ class _AsyncioLoop:
     def __init__(self, loop: Any) -> None:
         self._loop = loop
         self._at_rest: list[Callable[[], object]] = []
+        self._turn: object | None = None
         self.thread = threading.get_ident()
 
     def __eq__(self, other: object) -> bool:
@@ -91,6 +95,15 @@ class _AsyncioLoop:
         while self._at_rest:
             self._at_rest.pop()()
 
+    def turn(self) -> object:
+        if self._turn is None:
+            self._turn = object()
+            self._loop.call_soon(self._make_turn)
+        return self._turn
+
+    def _make_turn(self) -> None:
+        self._turn = None
+
     def is_running(self) -> bool:
         return bool(self._loop.is_running())
 
@@ -114,6 +127,7 @@ class _TrioLoop:
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
         self._over = self._may_act = False
+        self._turn: object | None = None
         self.thread = threading.get_ident()
 
     def __eq__(self, other: object) -> bool:
@@ -144,6 +158,15 @@ class _TrioLoop:
         files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
         self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
         function()
+
+    def turn(self) -> object:
+        if self._turn is None:
+            self._turn = object()
+            self.post(self._make_turn)
+        return self._turn
+
+    def _make_turn(self) -> None:
+        self._turn = None
 
     def is_running(self) -> bool:
         return not self._over

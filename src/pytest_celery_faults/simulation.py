@@ -168,6 +168,14 @@ class Outside(Protocol):
         """Whether the test waits, in real time, for something else than the simulation."""
         ...
 
+    def turn(self) -> object | None:
+        """Something that is the same until the event loop of the calling thread makes its next turn."""
+        ...
+
+    def give_up(self, error: BaseException) -> None:
+        """A task blocks for ever: the test gets this error, and goes on without the simulation."""
+        ...
+
 
 class Simulation:
     """Runs fibers on one thread, on the time of ``clock``."""

@@ -20,7 +20,7 @@ from . import eventloops
 from .clock import real_monotonic
 from .errors import CeleryFaultsError, StalledTaskError, hide_ours
 from .eventloops import EventLoop
-from .simulation import Fiber, Simulation
+from .simulation import Fiber, PassThrough, Simulation
 
 __tracebackhide__ = hide_ours
 
@@ -88,8 +88,9 @@ class SimulationThread:
         self._taken_back: deque[Call] = deque()
         self._last: Call | None = None
         self._calls: list[Call] = []
-        #: The test's event loops that called, with the number of their coroutines that wait for an answer.
-        self._loops: Counter[EventLoop] = Counter()
+        #: The test's event loops that called, and how many of their coroutines wait for an answer.
+        self._loops: dict[EventLoop, EventLoop] = {}
+        self._awaiting = 0
         #: The threads that are blocked until they get an answer.
         self._blocked: Counter[int] = Counter()
         self._broken: BaseException | None = None
@@ -123,7 +124,7 @@ class SimulationThread:
             raise CeleryFaultsError("the coroutines of celery_faults.worker run in asyncio, or in trio")
         event = loop.event()
         call = Call(function, lambda: loop.post(event.set))
-        self._loops[loop] += 1
+        self._awaiting += 1
         try:
             self._begin(call)
             await event.wait()
@@ -131,15 +132,20 @@ class SimulationThread:
             self._take_back(call)
             raise
         finally:
-            self._loops[loop] -= 1
+            self._awaiting -= 1
         return cast(T, call.result())
 
     def _loop_here(self) -> EventLoop | None:
         loop = eventloops.running()
-        if loop is not None:
-            self._loops[loop] += 0
-            self._simulation.threads.add(loop.thread)
-        return loop
+        if loop is None:
+            return None
+        self._simulation.threads.add(loop.thread)
+        return self._loops.setdefault(loop, loop)
+
+    def turn(self) -> object | None:
+        """Something that is the same until the event loop of the calling thread makes its next turn."""
+        loop = self._loop_here()
+        return None if loop is None else loop.turn()
 
     def _begin(self, call: Call) -> None:
         if self._broken is not None:
@@ -160,6 +166,13 @@ class SimulationThread:
         with suppress(BlockingIOError):  # it has enough to wake up for
             os.write(self._wake_write, b"!")
 
+    def give_up(self, error: BaseException) -> None:
+        """The thread is stuck for ever: nobody gets an answer from it any more, only the reason."""
+        self._broken = error
+        for call in [*self._calls, *self._new]:
+            if not call.done:
+                call.fail(error)
+
     def take_back_all(self) -> None:
         """Nobody waits for any call any more."""
         for call in [*self._calls, *self._new]:
@@ -174,8 +187,11 @@ class SimulationThread:
         done = threading.Event()
         self._last = Call(function, done.set)
         self.notify()
-        self._thread.join(patience)
+        self._thread.join(patience if self._broken is None else 0)
         if self._thread.is_alive():
+            self._over = True
+            if self._broken is not None:  # the test knows
+                return
             raise StalledTaskError(
                 "a task blocks in real time at the end of the test; its thread goes on, since nothing can end it"
             )
@@ -219,9 +235,7 @@ class SimulationThread:
                     self._wait_for_news()
             self._last.run()
         except BaseException as error:
-            self._broken = error
-            for call in [*self._calls, *self._new]:
-                call.fail(error)
+            self.give_up(error.error if isinstance(error, PassThrough) else error)
         simulation.leave_thread()
 
     def _take_news(self) -> None:
@@ -262,7 +276,7 @@ class SimulationThread:
             waited_for = [loop for loop in list(restless) if loop in free]
             if not waited_for or self._last is not None:
                 return
-            patience = self._simulation.patience if any(self._loops.values()) else _PATIENCE_WITH_LOOPS
+            patience = self._simulation.patience if self._awaiting else _PATIENCE_WITH_LOOPS
             left = began + patience - real_monotonic()
             if left <= 0:
                 return

@@ -3,10 +3,14 @@
 One thread for the whole run looks once in a while, in real time, whether the same fiber has been running for
 longer than ``stall_timeout``. It interrupts the main thread with a signal that nobody else uses (SIGURG, which
 the system ignores by default; SIGALRM is pytest-timeout's); the handler raises where the task stands.
+
+A thread of its own, which the tasks of an async test have, no signal reaches. Python can raise in it, but not
+while it waits in the system: then the test is told, and goes on without it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import threading
@@ -35,6 +39,9 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._previous: Any = None
         self._stalled: Fiber | None = None
+        # The fiber in whose thread an error was raised, which it may not notice.
+        self._struck: Fiber | None = None
+        self._error = StalledTaskError()
 
     def watch(self, simulation: Simulation, timeout: float, timeline: Timeline) -> None:
         if _SIGNAL is None or threading.current_thread() is not threading.main_thread():
@@ -47,7 +54,7 @@ class Watchdog:
     def unwatch(self) -> None:
         if self._simulation is None or _SIGNAL is None:
             return
-        self._simulation = self._fiber = self._timeline = None
+        self._simulation = self._fiber = self._struck = self._timeline = None
         self._wake.clear()
         signal.signal(_SIGNAL, self._previous if self._previous is not None else signal.SIG_DFL)
 
@@ -77,19 +84,30 @@ class Watchdog:
         thread = self._thread
         while self._thread is thread:
             self._wake.wait()
-            fiber, since, timeout = self._fiber, self._since, self._timeout
-            if fiber is not None and real_monotonic() - since > timeout and fiber is self._fiber:
-                if self._is_debugging():
+            fiber, since, timeout, simulation = self._fiber, self._since, self._timeout, self._simulation
+            if simulation is not None and fiber is not None and fiber is self._fiber:
+                if self._struck is fiber and simulation.outside is not None:
+                    simulation.outside.give_up(self._error)
+                elif real_monotonic() - since > timeout:
                     self._since = real_monotonic()
-                else:
-                    self._stalled = fiber
-                    signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL or 0)
-                    self._since = real_monotonic()
+                    if not self._is_debugging(simulation.thread_id):
+                        self._strike(simulation.thread_id, fiber)
             _pause(min(timeout / 4, 0.5))
 
+    def _strike(self, thread_id: int, fiber: Fiber) -> None:
+        if thread_id == threading.main_thread().ident:
+            self._stalled = fiber
+            signal.pthread_kill(thread_id, _SIGNAL or 0)
+            return
+        self._struck = fiber
+        self._error = error = self._what_stalled(fiber, sys._current_frames().get(thread_id))
+        # It takes a class, and calls it without arguments.
+        stalled = type("Stalled", (PassThrough,), {"__init__": lambda self: PassThrough.__init__(self, error)})
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(stalled))
+
     @staticmethod
-    def _is_debugging() -> bool:
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    def _is_debugging(thread_id: int) -> bool:
+        frame = sys._current_frames().get(thread_id)
         while frame is not None:
             if frame.f_globals.get("__name__") in ("bdb", "pdb", "IPython.core.debugger"):
                 return True
@@ -100,12 +118,13 @@ class Watchdog:
         fiber, self._stalled = self._stalled, None
         if fiber is None or fiber is not self._fiber or self._simulation is None:
             return
+        raise PassThrough(self._what_stalled(fiber, frame))
+
+    def _what_stalled(self, fiber: Fiber, frame: FrameType | None) -> StalledTaskError:
         stack = "".join(traceback.format_stack(frame)[-6:])
-        raise PassThrough(
-            StalledTaskError(
-                f"{fiber.name} blocked for more than {self._timeout:g} real seconds (stall_timeout). "
-                f"It stands here:\n{stack}"
-            )
+        return StalledTaskError(
+            f"{fiber.name} blocked for more than {self._timeout:g} real seconds (stall_timeout). "
+            f"It stands here:\n{stack}"
         )
 
 
