@@ -123,7 +123,7 @@ class Broker:
     @property
     def queues(self) -> dict[str, int]:
         """The number of messages that wait in each declared queue."""
-        return {queue: len(self._raw_messages(queue)) for queue in self._declared}
+        return {queue: len(self._raw_messages(queue)) for queue in list(self._declared)}
 
     def messages(self, queue: str) -> list[Message]:
         """The messages in a queue, in the order in which they would be delivered.

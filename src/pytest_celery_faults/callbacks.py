@@ -91,9 +91,9 @@ class CallbackLog:
 
     def to_come(self) -> dict[str, str]:
         """The names of the tasks that are sent when others are done, by id, sent yet or not."""
-        chains = [signature for embedded in self.embedded.values() for signature in embedded.get("chain") or ()]
+        chains = [signature for embedded in list(self.embedded.values()) for signature in embedded.get("chain") or ()]
         found: dict[str, str] = {}
-        for signature in [*chains, *(chord.body for chord in self.chords.values())]:
+        for signature in [*chains, *(chord.body for chord in list(self.chords.values()))]:
             _collect(signature, found)
         return found
 

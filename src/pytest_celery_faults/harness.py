@@ -423,10 +423,9 @@ class Harness:
         self._thread = thread
 
     def _come_to_rest(self) -> None:
-        """Nobody waits for the simulation any more, so it does not run while all else is given back."""
+        """Before anything is given back."""
         if self._thread is not None:
-            self._thread.take_back_all()
-            self.simulation.run(lambda: None)
+            self._thread.come_to_rest()
 
     def _dispose(self) -> None:
         if self._thread is None:

@@ -489,8 +489,8 @@ class Recorder:
 
     def is_busy_with(self, queue: str) -> bool:
         """Whether the worker has messages of a queue, or runs tasks from it."""
-        return any(delivery.queue == queue for delivery in self.unsettled.values()) or any(
-            attempt.delivery is not None and attempt.delivery.queue == queue for attempt in self.running
+        return any(delivery.queue == queue for delivery in list(self.unsettled.values())) or any(
+            attempt.delivery is not None and attempt.delivery.queue == queue for attempt in list(self.running)
         )
 
     def queue_of(self, task_id: str) -> str | None:
@@ -504,7 +504,7 @@ class Recorder:
 
     def about_to_die(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The reasons and messages of letters that are not written yet, since the broker has not heard of the end."""
-        return [(d.letter.reason, d.payload) for d in self.unsettled.values() if d.letter is not None]
+        return [(d.letter.reason, d.payload) for d in list(self.unsettled.values()) if d.letter is not None]
 
     def was_worked(self, payload: Mapping[str, Any]) -> bool:
         """Whether the worker got that very message and did away with it."""
@@ -531,7 +531,7 @@ class Recorder:
         name = getattr(task, "name", task)
         if not isinstance(name, str):
             raise FaultTypeError(f"{task!r} is neither a task nor the name of one")
-        known = [*self.tasks(), *(record.task for record in self.records.values())]
+        known = [*self.tasks(), *(record.task for record in list(self.records.values()))]
         if name not in known:
             users = sorted({known_name for known_name in known if not known_name.startswith("celery.")})
             raise FaultValueError(
@@ -541,7 +541,7 @@ class Recorder:
 
     def _running(self, task_id: str) -> Attempt | None:
         """The attempt of a task that runs; of several that on the fiber which runs, or else the last."""
-        running = [attempt for attempt, its_id in self.running.items() if its_id == task_id]
+        running = [attempt for attempt, its_id in list(self.running.items()) if its_id == task_id]
         mine = [attempt for attempt in running if attempt.fiber is self._simulation.current]
         return (mine or running)[-1] if running else None
 

@@ -173,10 +173,12 @@ class SimulationThread:
             if not call.done:
                 call.fail(error)
 
-    def take_back_all(self) -> None:
-        """Nobody waits for any call any more."""
+    def come_to_rest(self) -> None:
+        """Take all calls back: nobody waits for the simulation any more, so it does not run from now on."""
         for call in [*self._calls, *self._new]:
             self._take_back(call)
+        if self._broken is None:
+            self.call(lambda: None)
 
     def stop(self, function: Callable[[], None], patience: float) -> None:
         """Run a function as the last thing of all, and end the thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Timeline(Sequence[Event]):
         self.on_record: Callable[[], None] | None = None
         #: The places that the test passed through at which a fault could have struck, in order.
         self.sites: list[Site] = []
+        # An async test may send while the worker, in another thread, works.
+        self._lock = threading.RLock()
         self._events: list[Event] = []
         self._tasks: dict[str, str] = {}
         self._labels: dict[str, str] = {}
@@ -110,17 +113,18 @@ class Timeline(Sequence[Event]):
         **data: Any,
     ) -> Event:
         """Append an event that happens now, after a ``time jumped`` where the clock moved since the one before."""
-        now = self._now()
-        before = self._events[-1].at if self._events else 0.0
-        if now > before:
-            self._append(Event(len(self._events), now, TIME_JUMPED, detail=f"by {now - before:.6f} s"))
-        label = self.label(task, task_id)
-        detail = self.readable(detail)
-        if task is None and task_id is not None:
-            task = self._tasks.get(task_id)
-        event = self._append(
-            Event(len(self._events), now, kind, task, task_id, label, attempt, detail, data or _NOTHING)
-        )
+        with self._lock:
+            now = self._now()
+            before = self._events[-1].at if self._events else 0.0
+            if now > before:
+                self._append(Event(len(self._events), now, TIME_JUMPED, detail=f"by {now - before:.6f} s"))
+            label = self.label(task, task_id)
+            detail = self.readable(detail)
+            if task is None and task_id is not None:
+                task = self._tasks.get(task_id)
+            event = self._append(
+                Event(len(self._events), now, kind, task, task_id, label, attempt, detail, data or _NOTHING)
+            )
         if self.on_record is not None:
             self.on_record()
         return event
@@ -142,9 +146,10 @@ class Timeline(Sequence[Event]):
         if label is None:
             if task is None:
                 return "an unknown task"
-            self._tasks[task_id] = task
-            self._ordinals[task] += 1
-            label = self._labels[task_id] = f"{task}#{self._ordinals[task]}"
+            with self._lock:
+                self._tasks[task_id] = task
+                self._ordinals[task] += 1
+                label = self._labels[task_id] = f"{task}#{self._ordinals[task]}"
         return label
 
     def where(

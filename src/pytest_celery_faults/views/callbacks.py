@@ -119,7 +119,7 @@ class Callbacks(View[Callback]):
     def _label(self, task_id: str | None) -> str:
         if task_id is None or task_id in self._recorder.records:
             return self._recorder.timeline.label(None, task_id) or "no task"
-        chords = (chord for chord in self._recorder.callbacks.chords.values() if chord.body_id == task_id)
+        chords = (chord for chord in list(self._recorder.callbacks.chords.values()) if chord.body_id == task_id)
         return self._label_of_chord(next(chords, None))
 
     def _label_of_chord(self, chord: Chord | None) -> str:
@@ -173,7 +173,7 @@ class Callbacks(View[Callback]):
             for call in log.calls
             if call.parent is None or call.index > log.embedded_at.get(call.parent, -1)
         )
-        for record in self._recorder.records.values():
+        for record in list(self._recorder.records.values()):
             missing += self._never_called(record, known)
         for chord, why in Prospects(self._recorder, snapshot).stuck_chords():
             label = self._label_of_chord(chord)

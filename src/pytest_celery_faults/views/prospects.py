@@ -35,14 +35,14 @@ class Prospects:
         self.names: dict[str, str] = self._log.to_come()
         # The parts of each chord's header, sent or not, by the id of its group.
         self._parts: dict[str, dict[str, None]] = {
-            group: dict(chord.parts) for group, chord in self._log.chords.items()
+            group: dict(chord.parts) for group, chord in list(self._log.chords.items())
         }
         self._asked: set[str] = set()
-        for task_id, embedded in self._log.embedded.items():
+        for task_id, embedded in list(self._log.embedded.items()):
             sender = _Sender((task_id,))
             for signature in reversed(embedded.get("chain") or ()):
                 sender = self._plan(signature, sender)
-        for chord in self._log.chords.values():
+        for chord in list(self._log.chords.values()):
             self._plan(chord.body, _Sender(group=chord.group))
 
     def _plan(self, signature: Mapping[str, Any], sender: _Sender) -> _Sender:
@@ -72,7 +72,7 @@ class Prospects:
 
     def stuck_chords(self) -> Iterator[tuple[Chord, str]]:
         """The chords whose body nothing can send any more, each with the reason."""
-        for chord in self._log.chords.values():
+        for chord in list(self._log.chords.values()):
             why = self._why_stuck(chord.group)
             if why:
                 yield chord, why

@@ -220,9 +220,9 @@ class RetryRecorder:
             if task_id not in records:
                 raise AmbiguousHistoryError(f"no task with the id {task_id!r} was sent in this test")
             return self._history(records[task_id])
-        found = [record for record in records.values() if record.task == name]
+        found = [record for record in list(records.values()) if record.task == name]
         if not found:
-            names = sorted({record.task for record in records.values()})
+            names = sorted({record.task for record in list(records.values())})
             raise AmbiguousHistoryError(
                 f"no task {name!r} was sent in this test{nearest(str(name), names)} Sent: {', '.join(names) or 'none'}"
             )
@@ -242,18 +242,18 @@ class RetryRecorder:
     @property
     def histories(self) -> list[RetryHistory]:
         """A history for each task id, in the order in which they were first seen."""
-        return [self._history(record) for record in self._recorder.records.values()]
+        return [self._history(record) for record in list(self._recorder.records.values())]
 
     def _sole(self) -> RetryHistory | None:
         """The history of the one task id that was retried, or that was executed at all; ``None`` when none was."""
-        executed = [record for record in self._recorder.records.values() if record.attempts]
+        executed = [record for record in list(self._recorder.records.values()) if record.attempts]
         if not executed:
             return None
         retried = sum(record.was_retried for record in executed)
         return self._only(executed, f"{retried or len(executed)} tasks were {'retried' if retried else 'executed'}")
 
     def _sole_retried(self) -> RetryHistory | None:
-        retried = [record for record in self._recorder.records.values() if record.was_retried]
+        retried = [record for record in list(self._recorder.records.values()) if record.was_retried]
         return self._only(retried, f"{len(retried)} tasks were retried") if retried else None
 
     @property
