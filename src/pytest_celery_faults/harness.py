@@ -379,8 +379,14 @@ class Harness:
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
         simulation = self.simulation
-        if simulation.can_wait and simulation.current.rank == TEST_RANK and not simulation.closing:
+        if simulation.current.rank != TEST_RANK or simulation.closing:
+            return
+        # Another thread of a sync test may send, and leave the driving to the test.
+        if simulation.here or simulation.outside is not None or self._is_asynchronous():
             self.worker.ensure_started()
+
+    def _is_asynchronous(self) -> bool:
+        return self._is_async or eventloops.running() is not None
 
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
@@ -411,7 +417,8 @@ class Harness:
         worker_state.should_stop = worker_state.should_terminate = None
 
     def _start_thread_if_needed(self) -> None:
-        if not self._is_async and eventloops.running() is None:
+        is_async = self._is_asynchronous()
+        if self.simulation.here and not is_async:
             return
         current_app = _state._tls.current_app
 
@@ -421,6 +428,8 @@ class Harness:
         thread = SimulationThread(self.simulation, set_up)
         thread.start()
         self._thread = thread
+        if not is_async:  # another thread of a sync test, which may have sent before
+            self.worker.ensure_started()
 
     def _come_to_rest(self) -> None:
         """Before anything is given back."""

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import greenlet
 
 from .clock import TimeSource
-from .errors import CeleryFaultsError, StalledTaskError, WaitNeverEndsError, hide_ours
+from .errors import StalledTaskError, WaitNeverEndsError, WrongThreadError, hide_ours
 
 __tracebackhide__ = hide_ours
 
@@ -217,6 +217,7 @@ class Simulation:
     @property
     def can_wait(self) -> bool:
         """Whether a wait of the calling thread can be the simulation's."""
+        self._choose_thread()
         return self.outside is not None or self.here
 
     @property
@@ -228,7 +229,7 @@ class Simulation:
         """Run a function where the fibers are: at once, or on a fiber in the simulation's own thread.
 
         Raises:
-            CeleryFaultsError: the simulation is in the test's thread, and this is another one.
+            WrongThreadError: the simulation is in the test's thread, and this is another one.
         """
         outside = self._beyond_this_thread()
         return function() if outside is None else outside.call(function)
@@ -243,16 +244,20 @@ class Simulation:
 
     def _beyond_this_thread(self) -> Outside | None:
         """The way to the simulation's thread; ``None`` when that is the calling thread."""
-        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
-            self.start_thread_if_needed()
+        self._choose_thread()
         if self.here:
             return None
         if self.outside is None:
-            raise CeleryFaultsError(
-                "the worker of this test is driven in the thread in which it was first needed, "
-                f"not in {threading.current_thread().name!r}"
+            raise WrongThreadError(
+                "the worker of this test is driven in the test's own thread, in which it was first needed, and cannot "
+                f"be from {threading.current_thread().name!r}: wait for it in the test itself"
             )
         return self.outside
+
+    def _choose_thread(self) -> None:
+        # Greenlets stay in their thread: when the first of them is there, it is too late.
+        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
+            self.start_thread_if_needed()
 
     # -- what a fiber calls
 
@@ -460,6 +465,7 @@ class Simulation:
         self._explain = list
         self._watcher = _Nobody()
         self.start_thread_if_needed = lambda: None
+        self._context = None
 
     # -- the scheduler of a simulation in a thread of its own
 
