@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -63,7 +64,7 @@ _TURNS = 100
 class _AsyncioLoop:
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._at_rest: list[Callable[[], object]] = []
+        self._at_rest: deque[Callable[[], object]] = deque()
         self._turn: object | None = None
         self.thread = threading.get_ident()
 
@@ -93,7 +94,7 @@ class _AsyncioLoop:
             self._loop.call_soon(self._look, turn + 1)
             return
         while self._at_rest:
-            self._at_rest.pop()()
+            self._at_rest.popleft()()
 
     def turn(self) -> object:
         if self._turn is None:

@@ -229,12 +229,12 @@ class SimulationThread:
         self._started.set()
         try:
             while self._last is None:
+                if not simulation.callers:
+                    self._wait_for_news()
                 self._let_loops_come_to_rest()
                 self._take_news()
                 if simulation.callers:
                     simulation.serve()
-                else:
-                    self._wait_for_news()
             self._last.run()
         except BaseException as error:
             self.give_up(error.error if isinstance(error, PassThrough) else error)
