@@ -83,7 +83,7 @@ class ResultConsumer(celery_redis.ResultConsumer):
                 fiber.purpose = outer
 
         # One step of a wait reads the messages that it waited for: all in the simulation's thread.
-        while simulation.run(step) is not _END:
+        while simulation.run(step, lambda: self.backend.describe(result)) is not _END:
             yield
 
     def drain_events(self, timeout: float | None = None) -> None:

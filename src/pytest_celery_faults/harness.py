@@ -386,7 +386,7 @@ class Harness:
             self.worker.ensure_started()
 
     def _is_asynchronous(self) -> bool:
-        return self._is_async or eventloops.running() is not None
+        return self._is_async or eventloops.is_running_here()
 
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
@@ -425,7 +425,7 @@ class Harness:
         def set_up() -> None:
             _state._tls.current_app = current_app
 
-        thread = SimulationThread(self.simulation, set_up)
+        thread = SimulationThread(self.simulation, set_up, _in_flight)
         thread.start()
         self._thread = thread
         if not is_async:  # another thread of a sync test, which may have sent before
@@ -548,6 +548,11 @@ class Harness:
         if isinstance(retry, Retry) and not request.is_eager:
             self.recorder.retry_asked(request.id, retry)
         return retry
+
+
+def _in_flight(loop: Any) -> int:
+    executor = loop._default_executor
+    return 0 if executor is None else len(executor._threads) - executor._idle_semaphore._value
 
 
 _FAMILY = {"rediss": "redis", "pyamqp": "amqp", "librabbitmq": "amqp", "amqps": "amqp"}

@@ -140,8 +140,11 @@ class _Nobody:
 class Outside(Protocol):
     """What the simulation of an async test knows of the test, which runs in another thread."""
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Run a function on a fiber, and block the calling thread meanwhile."""
+    def call(self, function: Callable[[], T], what: Callable[[], str] = str) -> T:
+        """Run a function on a fiber, and block the calling thread meanwhile.
+
+        ``what`` it waits for puts the calls that several threads make at once in an order.
+        """
         ...
 
     async def acall(self, function: Callable[[], T]) -> T:
@@ -225,14 +228,14 @@ class Simulation:
         """The fiber that runs; to any thread but the simulation's: the test."""
         return self._current if threading.get_ident() == self.thread_id else self.test
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], what: Callable[[], str] = str) -> T:
         """Run a function where the fibers are: at once, or on a fiber in the simulation's own thread.
 
         Raises:
             WrongThreadError: the simulation is in the test's thread, and this is another one.
         """
         outside = self._beyond_this_thread()
-        return function() if outside is None else outside.call(function)
+        return function() if outside is None else outside.call(function, what)
 
     async def arun(self, function: Callable[[], T]) -> T:
         """The same without blocking the event loop, where the fibers are in a thread of their own.
@@ -502,9 +505,9 @@ class Simulation:
 
     def serve(self) -> None:
         """Run until a call has gone on, or until there is news from outside."""
-        for fiber in self._run_until_callers_go_on():
-            if fiber in self._waiting:
-                self._go_on(fiber)
+        caller = self._run_until_caller_goes_on()
+        if caller is not None:
+            self._go_on(caller)
 
     def _go_on(self, fiber: Fiber) -> None:
         del self._waiting[fiber]
@@ -532,28 +535,29 @@ class Simulation:
 
     def _schedule(self) -> None:
         while not self.closing:
-            self._run_until_callers_go_on()
+            self._run_until_caller_goes_on()
             self.test.greenlet.switch()
 
-    def _run_until_callers_go_on(self) -> list[Fiber]:
-        """Run fibers and move the clock until the wait of a caller is over, or of several at one instant."""
+    def _run_until_caller_goes_on(self) -> Fiber | None:
+        """Run fibers and move the clock until the wait of a caller is over; ``None`` when there is news before."""
         while self.outside is None or not self.outside.has_news():
             if self._escaped is not None:
                 caller = self.callers[0]
                 self._waiting[caller].exception, self._escaped = self._escaped, None
-                return [caller]
+                return caller
             if self._ready:
                 self._enter(self._ready.popleft())
                 if self._step_is_over():
-                    return self.callers
+                    return self.callers[0]
             elif self._wake():
                 continue
             else:
                 now = self.clock.now_us
-                over = [caller for caller in self.callers if self._waiting[caller].is_over(now)] or self._move_on()
-                if over:
-                    return over
-        return []
+                over = next((caller for caller in self.callers if self._waiting[caller].is_over(now)), None)
+                goes_on = over or self._move_on()
+                if goes_on is not None:
+                    return goes_on
+        return None
 
     def _step_is_over(self) -> bool:
         return self._step_over is not None and self._escaped is None and self._step_over()
@@ -577,8 +581,8 @@ class Simulation:
         self._ready.extend(over)
         return bool(over)
 
-    def _move_on(self) -> list[Fiber]:
-        """Let time pass up to the next due time; or, where nothing can happen any more, the callers that go on."""
+    def _move_on(self) -> Fiber | None:
+        """Let time pass up to the next due time; or, where nothing can happen any more, the caller that goes on."""
         musts: list[int] = []
         mays: list[int] = []
         work = False
@@ -595,16 +599,16 @@ class Simulation:
         if not work and not self.waiting_tasks():
             idle = [caller for caller in self.callers if self._waiting[caller].until_idle]
             if idle:
-                return idle
+                return idle[0]
         if musts or files:
             self._pass_time(min(musts + mays) if musts else None, files)
-            return []
+            return None
         if self.outside is not None and self.outside.may_act() and self._poll({}, self.patience):
-            return []
+            return None
         caller = self.callers[0]
         what = caller.purpose() if caller.purpose is not None else self._waiting[caller].what
         self._waiting[caller].exception = WaitNeverEndsError(what, self._reasons())
-        return [caller]
+        return caller
 
     def _pass_time(self, until: int | None, files: Files) -> None:
         """Move the clock to ``until``; in real time where something real is in flight, which may come before."""
