@@ -33,7 +33,13 @@ OUTSIDE_RANK, WORKER_RANK, TASK_RANK, TEST_RANK = -1, 0, 1, 2
 
 # A killed greenlet must neither be resumed nor collected: collecting it would run its `finally` blocks. See
 # https://greenlet.readthedocs.io/en/latest/greenlet_gc.html. Hence a list that lives as long as the process.
-_NEVER_COLLECTED: list[greenlet.greenlet] = []
+_NEVER_COLLECTED: list[object] = []
+
+
+def never_collect(thing: object) -> None:
+    """Keep what a killed task has left behind, so that nothing in it is ever finalized."""
+    _NEVER_COLLECTED.append(thing)
+
 
 Due = tuple["int | None", "int | None"]
 """When a wait has to end: what *must* happen keeps the simulation going, what *may* happens only when time passes it.
@@ -128,13 +134,14 @@ class Watcher(Protocol):
 
     def entering(self, fiber: Fiber) -> None: ...
     def leaving(self, fiber: Fiber) -> None: ...
+    def killed(self, fiber: Fiber) -> None: ...
 
 
 class _Nobody:
     def entering(self, fiber: Fiber) -> None:
         pass
 
-    leaving = entering
+    leaving = killed = entering
 
 
 class Outside(Protocol):
@@ -398,7 +405,8 @@ class Simulation:
             self._ready.remove(fiber)
         if fiber.greenlet:  # started and not dead
             fiber.greenlet.parent = self.test.greenlet
-            _NEVER_COLLECTED.append(fiber.greenlet)
+            never_collect(fiber.greenlet)
+        self._watcher.killed(fiber)
 
     def close(self) -> None:
         """End of the test: tasks are killed, the worker's loop is unwound. Later waits are errors."""

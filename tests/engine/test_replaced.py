@@ -28,7 +28,7 @@ def raw(what):
 @EACH
 def test_the_name_is_there(what):
     assert what.name in vars(what.owner)
-    assert what.path.startswith(("celery.", "kombu.", "billiard."))
+    assert what.path.startswith(("celery.", "kombu.", "billiard.", "asyncio."))
     assert what.path.endswith(f".{what.name}")
     assert what.reason
 
