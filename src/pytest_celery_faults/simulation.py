@@ -14,6 +14,7 @@ A sync test is a fiber itself, in its own thread. For an async test the fibers h
 
 from __future__ import annotations
 
+import ctypes
 import select
 import threading
 from collections import deque
@@ -37,7 +38,9 @@ _NEVER_COLLECTED: list[object] = []
 
 
 def never_collect(thing: object) -> None:
-    """Keep what a killed task has left behind, so that nothing in it is ever finalized."""
+    """Keep what a killed task has left behind, so that nothing in it is ever finalized, at exit neither."""
+    if not _NEVER_COLLECTED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_NEVER_COLLECTED))
     _NEVER_COLLECTED.append(thing)
 
 

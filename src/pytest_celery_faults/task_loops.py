@@ -14,8 +14,10 @@ import asyncio
 import asyncio.base_events
 import asyncio.events
 import asyncio.selector_events
+import atexit
 import concurrent.futures.thread
 import functools
+import inspect
 import select
 import selectors
 import signal
@@ -38,6 +40,16 @@ __tracebackhide__ = hide_ours
 
 #: Virtual time is whole microseconds, so that what is due within half of one is due now.
 _RESOLUTION = 0.5e-6
+
+
+_ran: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _keep_loops() -> None:
+    """A pool process leaves without a word about loops that an application keeps open."""
+    for loop in _ran:
+        never_collect(loop)
 
 
 class FiberFuture(Future[Any]):
@@ -122,12 +134,29 @@ class _Selector:
         )
 
     def _what(self) -> str:
-        names = (getattr(task.get_coro(), "__qualname__", repr(task)) for task in asyncio.all_tasks(self._loop))
-        return f"asyncio: {', '.join(sorted(names))}"
+        names = sorted({_awaited(task.get_coro()) for task in asyncio.all_tasks(self._loop)})
+        return f"asyncio: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _awaited(coroutine: Any) -> str:
+    """The names of a coroutine and of those that it awaits, one in the other."""
+    names = []
+    while inspect.iscoroutine(coroutine):
+        names.append(coroutine.__qualname__)
+        coroutine = coroutine.cr_await
+    return " > ".join(names)
 
 
 class _NoSelector:
-    """What an abandoned loop has in place of its selector: one that knows no file."""
+    """What an abandoned loop has in place of its selector: one that knows no file, and gives way when it is used."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = weakref.ref(loop)
+
+    def __getattr__(self, name: str) -> Any:
+        loop: Any = self._loop()
+        _revive(loop)
+        return getattr(loop._selector, name)
 
     def get_map(self) -> dict[int, Any]:
         return {}
@@ -190,7 +219,7 @@ def _abandon(loop: Any) -> None:
     asyncio.tasks._current_tasks.pop(loop, None)  # type: ignore[attr-defined]
     for thing in (real, loop._ssock, loop._csock):
         thing.close()
-    loop._selector, loop._ssock, loop._csock = _NoSelector(), _NoSocket(), _NoSocket()
+    loop._selector, loop._ssock, loop._csock = _NoSelector(loop), _NoSocket(), _NoSocket()
 
 
 def _forget(future: Any) -> None:
@@ -212,7 +241,7 @@ def _close_transport(transport: Any, loop: Any) -> None:
 
 
 def _revive(loop: Any) -> None:
-    if isinstance(loop._selector, _NoSelector) and not loop.is_closed():
+    if isinstance(loop._selector, _NoSelector):
         loop._selector = selectors.DefaultSelector()
         loop._internal_fds -= 1
         loop._make_self_pipe()
@@ -323,13 +352,12 @@ class Loops:
         def run_forever(original: Any) -> Any:
             @functools.wraps(original)
             def run_forever(loop: Any) -> None:
-                if not _is_ours(loop):
+                thread = loops.thread()
+                if thread is None or not _is_ours(loop) or loop.is_closed():
                     return original(loop)
                 _revive(loop)
-                thread = loops.thread()
-                if thread is None:
-                    return original(loop)
                 thread.loops.add(loop)
+                _ran.add(loop)
                 with loops._waiting_in_simulation(loop):
                     return original(loop)
 
