@@ -102,7 +102,7 @@ IN_LOOP = Difference(
         "simulation.wait",
         "simulation._wait",
         "simulation._wait_here",
-    ),  # fmt: skip
+    ),
     real_frames=("select", "soft_timeout_sighandler"),
 )
 IN_SLEEP = Difference(
