@@ -62,12 +62,16 @@ class _Ended(BaseException):
     """Unwinds a fiber at the end of the test."""
 
 
-class PassThrough(BaseException):
-    """Carries an error past the ``except Exception`` of a task; the test sees the error inside."""
+class PassThrough(KeyboardInterrupt):
+    """Carries an error past the ``except Exception`` of a task; the test sees the error inside.
+
+    asyncio lets nothing out of a callback but `KeyboardInterrupt` and `SystemExit`.
+    """
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+        self.told = False
 
 
 class Wait:
@@ -368,7 +372,11 @@ class Simulation:
 
     def abort(self, exception: BaseException) -> None:
         """Make the test's wait raise ``exception`` at the next switch."""
-        self._escaped = exception.error if isinstance(exception, PassThrough) else exception
+        if not isinstance(exception, PassThrough):
+            self._escaped = exception
+        elif not exception.told:
+            exception.told = True
+            self._escaped = exception.error
 
     def raise_escaped(self) -> None:
         """Raise what `abort` was given, if the test has not waited since."""

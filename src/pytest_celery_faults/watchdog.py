@@ -101,12 +101,15 @@ class Watchdog:
         if fiber is None or fiber is not self._fiber or self._simulation is None:
             return
         stack = "".join(traceback.format_stack(frame)[-6:])
-        raise PassThrough(
+        stalled = PassThrough(
             StalledTaskError(
                 f"{fiber.name} blocked for more than {self._timeout:g} real seconds (stall_timeout). "
                 f"It stands here:\n{stack}"
             )
         )
+        # At once: on its way out it may come to code that waits, such as the end of `asyncio.run`.
+        self._simulation.abort(stalled)
+        raise stalled
 
 
 _waiting = threading.Event()

@@ -639,11 +639,24 @@ def test_an_answer_that_never_comes(task):
 
 @pytest.mark.celery_faults(stall_timeout=0.3)
 @pytest.mark.usefixtures("hang_is_failure")
-def test_a_coroutine_that_never_waits(task):
-    @task
-    async def busy():
+@pytest.mark.parametrize("within", ["main", "child", "callback"])
+def test_a_coroutine_that_never_waits(task, within):
+    async def spin():
         while True:
             await asyncio.sleep(0)
+
+    def again():
+        asyncio.get_running_loop().call_soon(again)
+
+    @task
+    async def busy():
+        if within == "callback":
+            again()
+        elif within == "child":
+            asyncio.create_task(spin()).add_done_callback(print)
+        else:
+            await spin()
+        await asyncio.sleep(FOREVER)
 
     result = busy.delay()
     with pytest.raises(StalledTaskError, match=r"shop.busy.*blocked"):
