@@ -32,6 +32,8 @@ from .memory import Server
 from .pool import Pool, process_of, task_of
 from .recorder import Recorder
 from .simulation import TEST_RANK, Fiber, Simulation
+from .task_asgiref import Asgiref
+from .task_loops import Loops
 from .thread import SimulationThread
 from .timeline import Timeline
 from .views.callbacks import Callbacks
@@ -129,19 +131,25 @@ def _choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None
         )
 
 
-class _JoinFlag:
-    """Keeps Celery's process-wide `task_join_will_block` right for the fiber that runs; stops the time it runs."""
+class _Switches:
+    """Keeps Celery's and asyncio's state of the process and thread right for the fiber that runs; stops its time."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
+        self.loops: Loops
 
     def entering(self, fiber: Fiber) -> None:
         _state._set_task_join_will_block(fiber.join_blocks)
+        self.loops.entering(fiber)
         self._watchdog.entering(fiber)
 
     def leaving(self, fiber: Fiber) -> None:
         fiber.join_blocks = _state.task_join_will_block()
         self._watchdog.leaving(fiber)
+        self.loops.leaving(fiber)
+
+    def killed(self, fiber: Fiber) -> None:
+        self.loops.killed(fiber)
 
 
 class Harness:
@@ -177,10 +185,15 @@ class Harness:
         self._adoption = Adoption(self.app, options.conf)
         stack.callback(self._adoption.give_back)
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
-        simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
-        self.simulation: Simulation = simulation
+        switches = _Switches(watchdog)
+        simulation = Simulation(source, switches, self._explain)
         simulation.patience = options.stall_timeout
+        self.simulation: Simulation = simulation
         simulation.start_thread_if_needed = self._start_thread_if_needed
+        switches.loops = loops = Loops(simulation)
+        loops.replace_names(stack)
+        Asgiref(loops).replace_names(stack)
+        stack.callback(loops.close)
         self.timeline: Timeline = Timeline(
             lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
         )

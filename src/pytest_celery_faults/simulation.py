@@ -14,6 +14,7 @@ A sync test is a fiber itself, in its own thread. For an async test the fibers h
 
 from __future__ import annotations
 
+import ctypes
 import select
 import threading
 from collections import deque
@@ -33,7 +34,15 @@ OUTSIDE_RANK, WORKER_RANK, TASK_RANK, TEST_RANK = -1, 0, 1, 2
 
 # A killed greenlet must neither be resumed nor collected: collecting it would run its `finally` blocks. See
 # https://greenlet.readthedocs.io/en/latest/greenlet_gc.html. Hence a list that lives as long as the process.
-_NEVER_COLLECTED: list[greenlet.greenlet] = []
+_NEVER_COLLECTED: list[object] = []
+
+
+def never_collect(thing: object) -> None:
+    """Keep what a killed task has left behind, so that nothing in it is ever finalized, at exit neither."""
+    if not _NEVER_COLLECTED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_NEVER_COLLECTED))
+    _NEVER_COLLECTED.append(thing)
+
 
 Due = tuple["int | None", "int | None"]
 """When a wait has to end: what *must* happen keeps the simulation going, what *may* happens only when time passes it.
@@ -53,12 +62,16 @@ class _Ended(BaseException):
     """Unwinds a fiber at the end of the test."""
 
 
-class PassThrough(BaseException):
-    """Carries an error past the ``except Exception`` of a task; the test sees the error inside."""
+class PassThrough(KeyboardInterrupt):
+    """Carries an error past the ``except Exception`` of a task; the test sees the error inside.
+
+    asyncio lets nothing out of a callback but `KeyboardInterrupt` and `SystemExit`.
+    """
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+        self.told = False
 
 
 class Wait:
@@ -128,13 +141,14 @@ class Watcher(Protocol):
 
     def entering(self, fiber: Fiber) -> None: ...
     def leaving(self, fiber: Fiber) -> None: ...
+    def killed(self, fiber: Fiber) -> None: ...
 
 
 class _Nobody:
     def entering(self, fiber: Fiber) -> None:
         pass
 
-    leaving = entering
+    leaving = killed = entering
 
 
 class Outside(Protocol):
@@ -397,7 +411,11 @@ class Simulation:
 
     def abort(self, exception: BaseException) -> None:
         """Make the test's wait raise ``exception`` at the next switch."""
-        self._escaped = exception.error if isinstance(exception, PassThrough) else exception
+        if not isinstance(exception, PassThrough):
+            self._escaped = exception
+        elif not exception.told:
+            exception.told = True
+            self._escaped = exception.error
 
     def raise_escaped(self) -> None:
         """Raise what `abort` was given, if the test has not waited since."""
@@ -437,7 +455,8 @@ class Simulation:
             self._ready.remove(fiber)
         if fiber.greenlet:  # started and not dead
             fiber.greenlet.parent = self.test.greenlet
-            _NEVER_COLLECTED.append(fiber.greenlet)
+            never_collect(fiber.greenlet)
+        self._watcher.killed(fiber)
 
     def close(self) -> None:
         """End of the test: tasks are killed, the worker's loop is unwound. Later waits are errors."""
