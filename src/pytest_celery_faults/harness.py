@@ -190,10 +190,10 @@ class Harness:
         simulation.patience = options.stall_timeout
         self.simulation: Simulation = simulation
         simulation.start_thread_if_needed = self._start_thread_if_needed
-        switches.loops = loops = Loops(simulation)
-        loops.replace_names(stack)
-        Asgiref(loops).replace_names(stack)
-        stack.callback(loops.close)
+        self._loops = switches.loops = Loops(simulation)
+        self._loops.replace_names(stack)
+        Asgiref(self._loops).replace_names(stack)
+        stack.callback(self._loops.close)
         self.timeline: Timeline = Timeline(
             lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
         )
@@ -438,7 +438,7 @@ class Harness:
         def set_up() -> None:
             _state._tls.current_app = current_app
 
-        thread = SimulationThread(self.simulation, set_up, _in_flight)
+        thread = SimulationThread(self.simulation, set_up, self._loops)
         thread.start()
         self._thread = thread
         if not is_async:  # another thread of a sync test, which may have sent before
@@ -561,11 +561,6 @@ class Harness:
         if isinstance(retry, Retry) and not request.is_eager:
             self.recorder.retry_asked(request.id, retry)
         return retry
-
-
-def _in_flight(loop: Any) -> int:
-    executor = loop._default_executor
-    return 0 if executor is None else len(executor._threads) - executor._idle_semaphore._value
 
 
 _FAMILY = {"rediss": "redis", "pyamqp": "amqp", "librabbitmq": "amqp", "amqps": "amqp"}

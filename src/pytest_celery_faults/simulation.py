@@ -417,6 +417,11 @@ class Simulation:
             exception.told = True
             self._escaped = exception.error
 
+    def forget(self, error: BaseException) -> None:
+        """The test has been told of it."""
+        if self._escaped is error:
+            self._escaped = None
+
     def raise_escaped(self) -> None:
         """Raise what `abort` was given, if the test has not waited since."""
         escaped, self._escaped = self._escaped, None

@@ -268,7 +268,7 @@ class Loops:
         self.simulation = simulation
         self._threads: dict[object, _Thread] = {}
         self._left: dict[Fiber, _Left] = {}
-        # Calls in other threads that a loop waits for: what they bring about there, by loop.
+        # Calls in other threads that a loop waits for, the test's loops included: what they bring about, by loop.
         self._calls: weakref.WeakKeyDictionary[Any, dict[Future[Any], Any]] = weakref.WeakKeyDictionary()
         running = asyncio._get_running_loop() is not None
         self._no_hooks: Any = (None, None) if running else sys.get_asyncgen_hooks()
@@ -322,11 +322,17 @@ class Loops:
 
     # -- calls in other threads
 
-    def in_flight(self, loop: Any) -> bool:
-        return bool(self._calls.get(loop))
+    def in_flight(self, loop: Any) -> int:
+        """How many calls in other threads a loop waits for."""
+        return len(self._calls.get(loop, ()))
+
+    def of_test(self) -> list[Any]:
+        """The test's loops that wait for a call in another thread."""
+        mine = {loop for thread in self._threads.values() for loop in thread.loops}
+        return [loop for loop, calls in list(self._calls.items()) if calls and loop not in mine]
 
     def _add_call(self, source: Any, destination: Any) -> None:
-        if not isinstance(source, Future) or isinstance(source, FiberFuture) or self.thread() is None:
+        if not isinstance(source, Future) or isinstance(source, FiberFuture):
             return
         calls = self._calls.setdefault(destination.get_loop(), {})
         calls[source] = destination

@@ -21,6 +21,7 @@ from .clock import real_monotonic
 from .errors import CeleryFaultsError, StalledTaskError, hide_ours
 from .eventloops import EventLoop
 from .simulation import Fiber, PassThrough, Simulation
+from .task_loops import Loops
 
 __tracebackhide__ = hide_ours
 
@@ -81,10 +82,10 @@ class Call:
 class SimulationThread:
     """Runs the simulation's fibers from `start` to `stop`, and answers calls from other threads."""
 
-    def __init__(self, simulation: Simulation, set_up: Callable[[], None], in_flight: Callable[[Any], int]) -> None:
+    def __init__(self, simulation: Simulation, set_up: Callable[[], None], loops: Loops) -> None:
         self._simulation = simulation
         self._set_up = set_up
-        self._in_flight = in_flight
+        self._in_flight = loops.in_flight
         self._thread = threading.Thread(target=self._main, name="celery-faults simulation", daemon=True)
         self._started = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
@@ -96,6 +97,9 @@ class SimulationThread:
         self._calls: list[Call] = []
         #: The test's event loops that called, and how many of their coroutines wait for an answer.
         self._loops: dict[EventLoop, EventLoop] = {}
+        for loop in loops.of_test():  # it may be the thread that it waits for that calls first
+            known = eventloops.AsyncioLoop(loop, loop._thread_id, loops.in_flight)
+            self._loops[known] = known
         self._awaiting = 0
         #: Of the threads that work for the test's loops, so many take longer than anybody waits for.
         self._slow_threads = 0
@@ -171,6 +175,7 @@ class SimulationThread:
     def give_up(self, error: BaseException) -> None:
         """The thread is stuck for ever: nobody gets an answer from it any more, only the reason."""
         self._broken = error
+        self._simulation.forget(error)
         for call in [*self._calls, *self._new]:
             if not call.done:
                 call.fail(error)
@@ -240,15 +245,15 @@ class SimulationThread:
                 if not simulation.callers:
                     self._wait_for_news()
                 self._let_loops_come_to_rest()
-                self._take_news()
-                if simulation.callers:
+                if not self._take_news() and simulation.callers:
                     simulation.serve()
             self._last.run()
         except BaseException as error:
             self.give_up(error.error if isinstance(error, PassThrough) else error)
         simulation.leave_thread()
 
-    def _take_news(self) -> None:
+    def _take_news(self) -> bool:
+        """Begin calls, up to the first that has got its answer at once: then the test is to do what it does with it."""
         while self._taken_back:
             call = self._taken_back.popleft()
             if call.fiber is not None and call.fiber in self._simulation.callers:
@@ -262,9 +267,11 @@ class SimulationThread:
                 continue
             self._calls.append(call)
             call.fiber = self._simulation.begin_call(call.run, call.context)
-            if call.done:  # others, before they begin, have to see what the test does with the answer
+            if call.done:
                 break
+        has_answered = any(call.done for call in self._calls)
         self._calls = [call for call in self._calls if not call.done]
+        return has_answered
 
     def _wait_for_news(self) -> None:
         while not self.has_news():

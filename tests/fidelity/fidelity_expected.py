@@ -108,6 +108,13 @@ IN_LOOP = Difference(
 IN_SLEEP = Difference(
     "The stored traceback has a frame of the plugin before the task's body, and ends in the plugin's `sleep`, where "
     "the real one ends in billiard's signal handler.",
-    frames=("injection.run", "frozen.sleep", "simulation.sleep", "simulation.wait"),
+    frames=(
+        "injection.run",
+        "frozen.sleep",
+        "simulation.sleep",
+        "simulation.wait",
+        "simulation._wait",
+        "simulation._wait_here",
+    ),
     real_frames=("soft_timeout_sighandler",),
 )
