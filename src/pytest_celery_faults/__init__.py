@@ -19,6 +19,7 @@ from .errors import (
     StalledTaskError,
     WaitNeverEndsError,
     WorkerDiedError,
+    WrongThreadError,
 )
 from .faults import (
     BackendDown,
@@ -98,6 +99,7 @@ __all__ = [
     "WaitNeverEndsError",
     "WorkerControl",
     "WorkerDiedError",
+    "WrongThreadError",
     "inject",
 ]
 

@@ -47,8 +47,7 @@ class Drainer(CeleryDrainer):
             if has_interval and simulation.busy():
                 remaining = interval if remaining is None else min(interval, remaining)
             self.result_consumer.wait_for_message(p, remaining)
-            if not p.ready:
-                yield wait(timeout=0)
+            yield None if p.ready else wait(timeout=0)
             if has_interval:
                 on_interval()
 
@@ -84,7 +83,7 @@ class ResultConsumer(celery_redis.ResultConsumer):
                 fiber.purpose = outer
 
         # One step of a wait reads the messages that it waited for: all in the simulation's thread.
-        while (simulation.run(step) if simulation.can_wait else step()) is not _END:
+        while simulation.run(step, lambda: self.backend.describe(result)) is not _END:
             yield
 
     def drain_events(self, timeout: float | None = None) -> None:

@@ -63,7 +63,7 @@ class Effects:
         if isinstance(fault, (Drop, Duplicate, Delay)):
             return
         if isinstance(fault, Sleep):
-            self._simulation.sleep(_length(fault, execution))
+            self._simulation.sleep(length_of(fault, execution))
         elif isinstance(fault, BrokerDown):
             self._broker.go_down(fault.seconds)
         elif isinstance(fault, BackendDown):
@@ -102,7 +102,7 @@ class Effects:
         )
 
 
-def _length(fault: Sleep, execution: Execution) -> float:
+def length_of(fault: Sleep, execution: Execution) -> float:
     """The seconds of a sleep in the execution that it strikes."""
     if fault.beyond is None:
         assert fault.seconds is not None

@@ -51,6 +51,10 @@ class StalledTaskError(CeleryFaultsError, AssertionError):
     """A task blocked in real time for longer than ``stall_timeout`` seconds."""
 
 
+class WrongThreadError(CeleryFaultsError, RuntimeError):
+    """Another thread than the one in which the worker is driven would have to drive it."""
+
+
 class WorkerDiedError(CeleryFaultsError, AssertionError):
     """Celery's worker ended by itself, with an error that nobody handled."""
 

@@ -26,8 +26,11 @@ class EventLoop(Protocol):
     def post(self, function: Callable[[], object]) -> None:
         """Call a function in the loop, soon; not at all when the loop is over."""
 
-    def when_at_rest(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop as soon as none of its tasks can run."""
+    def when_at_rest(self, function: Callable[[int], object]) -> None:
+        """Call a function in the loop as soon as none of its tasks can run; it is told how many threads work for it."""
+
+    def working(self) -> int:
+        """How many threads work for the loop, as in ``asyncio.to_thread()``, as far as it is known."""
 
     def turn(self) -> object:
         """Something that is the same until the loop makes its next turn; in the loop's own thread."""
@@ -38,11 +41,19 @@ class EventLoop(Protocol):
         """Whether one of its tasks waits for real time to pass, or for real I/O."""
 
 
-def running() -> EventLoop | None:
-    """The loop that runs in the calling thread."""
+def is_running_here() -> bool:
+    """Whether a loop runs in the calling thread."""
+    return running(lambda loop: 0) is not None
+
+
+def running(in_flight: Callable[[Any], int]) -> EventLoop | None:
+    """The loop that runs in the calling thread.
+
+    ``in_flight`` tells how many calls in executors an asyncio loop waits for.
+    """
     loop = asyncio._get_running_loop()
     if loop is not None:
-        return _AsyncioLoop(loop)
+        return AsyncioLoop(loop, threading.get_ident(), in_flight)
     trio = sys.modules.get("trio")
     if trio is None:
         return None
@@ -60,15 +71,19 @@ _GIVING_UP = {"Timeout._on_timeout", "_release_waiter", "CancelScope._timeout"}
 _TURNS = 100
 
 
-class _AsyncioLoop:
-    def __init__(self, loop: Any) -> None:
+class AsyncioLoop:
+    """A loop of asyncio's, or one that behaves like it (uvloop)."""
+
+    def __init__(self, loop: Any, thread: int, in_flight: Callable[[Any], int]) -> None:
         self._loop = loop
-        self._at_rest: list[Callable[[], object]] = []
+        self._in_flight = in_flight
+        self._at_rest: list[Callable[[int], object]] = []
+        self._turns = 0
         self._turn: object | None = None
-        self.thread = threading.get_ident()
+        self.thread = thread
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _AsyncioLoop) and other._loop is self._loop
+        return isinstance(other, AsyncioLoop) and other._loop is self._loop
 
     def __hash__(self) -> int:
         return hash(self._loop)
@@ -83,17 +98,30 @@ class _AsyncioLoop:
             if not self._loop.is_closed():
                 raise
 
-    def when_at_rest(self, function: Callable[[], object]) -> None:
-        self._at_rest.append(function)
-        self.post(lambda: self._look(1))
+    def when_at_rest(self, function: Callable[[int], object]) -> None:
+        self.post(lambda: self._watch(function))
 
-    def _look(self, turn: int) -> None:
+    def _watch(self, function: Callable[[int], object]) -> None:
+        is_watching = bool(self._at_rest)
+        self._at_rest.append(function)
+        self._turns = 0
+        if not is_watching:  # two of them would keep each other from seeing the loop at rest
+            self._look()
+
+    def working(self) -> int:
+        return self._in_flight(self._loop) + _anyio_workers(self._loop)
+
+    def _look(self) -> None:
+        # Counted first: a thread says what came out before it is counted as done.
+        working = self.working()
         ready = getattr(self._loop, "_ready", None)
-        if (ready is None or ready) and turn < _TURNS:
-            self._loop.call_soon(self._look, turn + 1)
+        self._turns += 1
+        if (ready is None or ready) and self._turns < _TURNS:
+            self._loop.call_soon(self._look)
             return
-        while self._at_rest:
-            self._at_rest.pop()()
+        functions, self._at_rest = self._at_rest, []
+        for function in functions:
+            function(working)
 
     def turn(self) -> object:
         if self._turn is None:
@@ -118,6 +146,17 @@ class _AsyncioLoop:
         return selector is not None and len(selector.get_map() or ()) > own_files
 
 
+def _anyio_workers(loop: Any) -> int:
+    """How many threads work for ``anyio.to_thread.run_sync`` in an asyncio loop; Starlette's handlers are run so."""
+    if "anyio._backends._asyncio" not in sys.modules:
+        return 0
+    return sum(
+        getattr(thread, "loop", None) is loop and thread not in getattr(thread, "idle_workers", ())
+        for thread in threading.enumerate()
+        if type(thread).__module__ == "anyio._backends._asyncio"
+    )
+
+
 #: Real seconds after which the same goes for trio, which does not count turns.
 _SPINNING = 0.05
 
@@ -127,6 +166,7 @@ class _TrioLoop:
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
         self._over = self._may_act = False
+        self._working = 0
         self._turn: object | None = None
         self.thread = threading.get_ident()
 
@@ -145,10 +185,10 @@ class _TrioLoop:
         except self._trio.RunFinishedError:
             self._over = True
 
-    def when_at_rest(self, function: Callable[[], object]) -> None:
+    def when_at_rest(self, function: Callable[[int], object]) -> None:
         self.post(lambda: self._trio.lowlevel.spawn_system_task(self._come_to_rest, function))
 
-    async def _come_to_rest(self, function: Callable[[], object]) -> None:
+    async def _come_to_rest(self, function: Callable[[int], object]) -> None:
         import trio.testing
 
         with trio.move_on_after(_SPINNING):
@@ -157,7 +197,11 @@ class _TrioLoop:
         own_files = 1  # through which other threads wake it
         files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
         self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
-        function()
+        self._working = trio.to_thread.current_default_thread_limiter().borrowed_tokens
+        function(self._working)
+
+    def working(self) -> int:
+        return self._working
 
     def turn(self) -> object:
         if self._turn is None:

@@ -32,6 +32,8 @@ from .memory import Server
 from .pool import Pool, process_of, task_of
 from .recorder import Recorder
 from .simulation import TEST_RANK, Fiber, Simulation
+from .task_asgiref import Asgiref
+from .task_loops import Loops
 from .thread import SimulationThread
 from .timeline import Timeline
 from .views.callbacks import Callbacks
@@ -129,19 +131,25 @@ def _choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> None
         )
 
 
-class _JoinFlag:
-    """Keeps Celery's process-wide `task_join_will_block` right for the fiber that runs; stops the time it runs."""
+class _Switches:
+    """Keeps Celery's and asyncio's state of the process and thread right for the fiber that runs; stops its time."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
+        self.loops: Loops
 
     def entering(self, fiber: Fiber) -> None:
         _state._set_task_join_will_block(fiber.join_blocks)
+        self.loops.entering(fiber)
         self._watchdog.entering(fiber)
 
     def leaving(self, fiber: Fiber) -> None:
         fiber.join_blocks = _state.task_join_will_block()
         self._watchdog.leaving(fiber)
+        self.loops.leaving(fiber)
+
+    def killed(self, fiber: Fiber) -> None:
+        self.loops.killed(fiber)
 
 
 class Harness:
@@ -177,10 +185,15 @@ class Harness:
         self._adoption = Adoption(self.app, options.conf)
         stack.callback(self._adoption.give_back)
         source = RealTimeSource(options.start) if options.clock == "real" else TimeSource(options.start)
-        simulation = Simulation(source, _JoinFlag(watchdog), self._explain)
-        self.simulation: Simulation = simulation
+        switches = _Switches(watchdog)
+        simulation = Simulation(source, switches, self._explain)
         simulation.patience = options.stall_timeout
+        self.simulation: Simulation = simulation
         simulation.start_thread_if_needed = self._start_thread_if_needed
+        self._loops = switches.loops = Loops(simulation)
+        self._loops.replace_names(stack)
+        Asgiref(self._loops).replace_names(stack)
+        stack.callback(self._loops.close)
         self.timeline: Timeline = Timeline(
             lambda: source.seconds_since_start(source.now_us), lambda task: self.recorder.name_of(task)
         )
@@ -379,8 +392,14 @@ class Harness:
     def _on_connection(self) -> None:
         """A worker is there before anybody talks to the broker: a revoke that nobody heard would be lost."""
         simulation = self.simulation
-        if simulation.can_wait and simulation.current.rank == TEST_RANK and not simulation.closing:
+        if simulation.current.rank != TEST_RANK or simulation.closing:
+            return
+        # Another thread of a sync test may send, and leave the driving to the test.
+        if simulation.here or simulation.outside is not None or self._is_asynchronous():
             self.worker.ensure_started()
+
+    def _is_asynchronous(self) -> bool:
+        return self._is_async or eventloops.is_running_here()
 
     def kill_worker(self, fiber: Fiber | None) -> None:
         """Take the worker and its tasks away, without a word to the broker."""
@@ -411,16 +430,19 @@ class Harness:
         worker_state.should_stop = worker_state.should_terminate = None
 
     def _start_thread_if_needed(self) -> None:
-        if not self._is_async and eventloops.running() is None:
+        is_async = self._is_asynchronous()
+        if self.simulation.here and not is_async:
             return
         current_app = _state._tls.current_app
 
         def set_up() -> None:
             _state._tls.current_app = current_app
 
-        thread = SimulationThread(self.simulation, set_up)
+        thread = SimulationThread(self.simulation, set_up, self._loops)
         thread.start()
         self._thread = thread
+        if not is_async:  # another thread of a sync test, which may have sent before
+            self.worker.ensure_started()
 
     def _come_to_rest(self) -> None:
         """Before anything is given back."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from celery._state import get_current_task
 
-from .effects import Effects
+from .effects import Effects, length_of
 from .errors import FaultNeverFiredError, FaultTypeError, FaultValueError, hide_ours, nearest
 from .faults import (
     FUNCTION,
@@ -398,8 +398,13 @@ class Injector:
             },
         )
 
-    def strike(self, point: str | Target, execution: Execution, but: Sequence[int] = ()) -> Injection | None:
-        """Let the first injection that matches at this point fire, those of the numbers ``but`` excepted."""
+    def strike(
+        self, point: str | Target, execution: Execution, but: Sequence[int] = (), in_coroutine: bool = False
+    ) -> Injection | None:
+        """Let the first injection that matches at this point fire, those of the numbers ``but`` excepted.
+
+        In a coroutine a sleep is left to the coroutine itself.
+        """
         self._recorder.passed(str(point), execution.name, execution.task_id, execution.retries)
         injections = [injection for injection in self.injections if injection.number not in but]
         for position, injection in enumerate(injections):
@@ -411,7 +416,7 @@ class Injector:
             if fires:
                 for other in injections[position + 1 :]:
                     other.shadowed += other.plan.at == point and other.concerns(execution.name)
-                self._fire(injection, execution)
+                self._fire(injection, execution, in_coroutine)
                 return injection
         return None
 
@@ -454,11 +459,20 @@ class Injector:
         if task.request.id == task_id:
             self.strike(point, self._execution(task, task.request.args or (), task.request.kwargs or {}))
 
-    def _strike_at_call(self, target: Target) -> None:
-        """A named function is called: by the body of a task, or by somebody else, whom it does not concern."""
-        execution = self._in_body.get(self._simulation.current) if self._simulation.here else None
-        if execution is not None:
-            self.strike(target, execution)
+    def _strike_at_call(self, target: Target, in_coroutine: bool) -> float:
+        """A named function is called: by the body of a task, or by somebody else, whom it does not concern.
+
+        Returns for how long its coroutine has to sleep.
+        """
+        if not self._simulation.here:
+            return 0
+        fiber = self._simulation.current
+        helpers: Mapping[Fiber, Fiber] = getattr(fiber.data, "helpers", {})
+        execution = self._in_body.get(helpers.get(fiber, fiber))
+        fired = self.strike(target, execution, in_coroutine=in_coroutine) if execution is not None else None
+        if fired is None or execution is None or not in_coroutine or not isinstance(fired.plan.fault, Sleep):
+            return 0
+        return length_of(fired.plan.fault, execution)
 
     def close(self) -> None:
         """Give the named functions back."""
@@ -472,7 +486,7 @@ class Injector:
             except Exception as error:
                 self._effects.fail_test(error)
 
-    def _fire(self, injection: Injection, execution: Execution) -> None:
+    def _fire(self, injection: Injection, execution: Execution, in_coroutine: bool) -> None:
         fault = injection.plan.fault
         injection.fired += 1
         self._recorder.fault_fired(fault.kind, execution.name, execution.task_id, repr(fault))
@@ -488,7 +502,8 @@ class Injector:
             self._then(injection, execution)
             self._effects.after(fault, execution)
             self._effects.crash()
-        self._effects.strike(fault, execution)
+        if not (in_coroutine and isinstance(fault, Sleep)):
+            self._effects.strike(fault, execution)
         self._then(injection, execution)
         self._effects.after(fault, execution)
 

@@ -55,7 +55,7 @@ class Server(FakeServer):
         else:
             until = self.simulation.clock.now_us + round(seconds * 1_000_000)
             self._down_until[role] = max(until, self._down_until.get(role, 0))
-        for file in self.files.values():
+        for file in list(self.files.values()):
             if isinstance(file, Socket) and file.role == role:
                 file.broken = True
 
@@ -66,7 +66,7 @@ class Server(FakeServer):
         """The test is over: a result that outlives it may still unsubscribe."""
         self._down_until.clear()
         self._kept_down.clear()
-        for file in self.files.values():
+        for file in list(self.files.values()):
             if isinstance(file, Socket):
                 file.broken = False
 

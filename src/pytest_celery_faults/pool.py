@@ -47,6 +47,8 @@ class Child:
         self.signal: int | None = None
         self.exitcode: Any = 0
         self.gone = False
+        #: The fibers that stand for other threads of the process, each with the fiber of the task that began it.
+        self.helpers: dict[Fiber, Fiber] = {}
         self._killed: list[Any] = []
 
     @property
@@ -59,10 +61,17 @@ class Child:
     def kill(self, simulation: Simulation) -> None:
         """SIGKILL: none of its code runs any more."""
         assert self.fiber is not None
+        self.kill_helpers(simulation)
         simulation.kill(self.fiber)
         _purge_stacks(self.fiber)
         self._killed.append(self.job)
         self.fiber = None
+
+    def kill_helpers(self, simulation: Simulation) -> None:
+        for helper in self.helpers:
+            simulation.kill(helper)
+            _purge_stacks(helper)
+        self.helpers.clear()
 
     def let_go(self) -> None:
         """Drop what leads from the stack of a killed task, which stays, to the worker, which need not."""
@@ -321,6 +330,7 @@ class Pool(BasePool):
         """The child's process is gone; the worker finds out in its loop."""
         job = child.job
         child.gone = True
+        child.kill_helpers(self._simulation)
         self._kill(child, why)
 
         def gone() -> None:

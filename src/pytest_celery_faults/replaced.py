@@ -1,4 +1,5 @@
-"""Every name of Celery's and kombu's that is replaced while a test runs, and why no extension point would do.
+"""Every name of Celery's, kombu's, asyncio's and asgiref's that is replaced while a test runs, and why no extension
+point would do.
 
 What can be done by subclassing (transport, channel, backend, result consumer, pool, worker, consumer) is done so,
 elsewhere. ``tests/test_replaced.py`` fails when one of these names is gone or is used differently.
@@ -6,10 +7,15 @@ elsewhere. ``tests/test_replaced.py`` fails when one of these names is gone or i
 
 from __future__ import annotations
 
+import asyncio.base_events
+import asyncio.events
+import asyncio.futures
+import asyncio.runners
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import billiard.pool
 import celery.app.base
@@ -87,7 +93,83 @@ JOIN_BLOCKS = Replaced(
     "the test, which may wait for results, runs in another.",
 )
 
-ALL = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL, JOIN_BLOCKS)
+CELERY = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL, JOIN_BLOCKS)
+
+# asyncio has extension points for all of these, the event loop policy and loops of one's own; but a task that makes its
+# loop by `asyncio.run` or `asyncio.new_event_loop` is to have the loop that it has in production.
+
+LOOP_TIME = Replaced(
+    asyncio.base_events.BaseEventLoop,
+    "time",
+    "The clock of a loop: in a task the simulation's.",
+)
+RUN_FOREVER = Replaced(
+    asyncio.base_events.BaseEventLoop,
+    "run_forever",
+    "Each loop runs through it, and for so long a task's loop waits in the simulation instead of in its selector.",
+)
+CHAIN_FUTURE = Replaced(
+    asyncio.futures,
+    "_chain_future",
+    "The one place where a loop begins to wait for another thread. Virtual time must not jump over that.",
+)
+GET_EVENT_LOOP = Replaced(
+    asyncio.events.BaseDefaultEventLoopPolicy,
+    "get_event_loop",
+    "A thread has one current event loop. Here the test and each pool process have one of their own in one thread.",
+)
+SET_EVENT_LOOP = Replaced(
+    asyncio.events.BaseDefaultEventLoopPolicy,
+    "set_event_loop",
+    "See get_event_loop.",
+)
+
+ASYNCIO: tuple[Replaced, ...] = (LOOP_TIME, RUN_FOREVER, CHAIN_FUTURE, GET_EVENT_LOOP, SET_EVENT_LOOP)
+
+if sys.version_info >= (3, 11):
+    RUNNER_SIGNAL = Replaced(
+        asyncio.runners,
+        "signal",
+        "asyncio.run takes Ctrl-C for itself, but not in a pool process, which ignores it. Here Ctrl-C is the test's.",
+    )
+    ASYNCIO += (RUNNER_SIGNAL,)
+
+ALL = CELERY + ASYNCIO
+
+
+class AsgirefNames(NamedTuple):
+    """What is replaced in ``asgiref.sync``, where asgiref is in use."""
+
+    thread_pool: Replaced
+    current_thread: Replaced
+    single_thread: Replaced
+    threadlocal: Replaced
+
+
+def asgiref_names(module: Any) -> AsgirefNames:
+    """The names in the module ``asgiref.sync``, which is not imported for their sake."""
+    return AsgirefNames(
+        Replaced(
+            module,
+            "ThreadPoolExecutor",
+            "async_to_sync runs its coroutine in a thread of its own, which would run in real time.",
+        ),
+        Replaced(
+            module,
+            "CurrentThreadExecutor",
+            "In it a thread waits for its coroutine, for real: here the fiber that called waits in the simulation.",
+        ),
+        Replaced(
+            module.SyncToAsync,
+            "single_thread_executor",
+            "The thread in which sync_to_async runs what asyncio.run has called. Each pool process has one.",
+        ),
+        Replaced(
+            module.SyncToAsync,
+            "threadlocal",
+            "Tells async_to_sync of the loop that waits for it. Here several loops take turns in one thread.",
+        ),
+    )
 
 
 def replace(stack: ExitStack, what: Replaced, make: Callable[[Any], Any]) -> None:

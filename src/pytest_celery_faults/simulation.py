@@ -14,6 +14,7 @@ A sync test is a fiber itself, in its own thread. For an async test the fibers h
 
 from __future__ import annotations
 
+import ctypes
 import select
 import threading
 from collections import deque
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import greenlet
 
 from .clock import TimeSource
-from .errors import CeleryFaultsError, StalledTaskError, WaitNeverEndsError, hide_ours
+from .errors import StalledTaskError, WaitNeverEndsError, WrongThreadError, hide_ours
 
 __tracebackhide__ = hide_ours
 
@@ -33,7 +34,15 @@ OUTSIDE_RANK, WORKER_RANK, TASK_RANK, TEST_RANK = -1, 0, 1, 2
 
 # A killed greenlet must neither be resumed nor collected: collecting it would run its `finally` blocks. See
 # https://greenlet.readthedocs.io/en/latest/greenlet_gc.html. Hence a list that lives as long as the process.
-_NEVER_COLLECTED: list[greenlet.greenlet] = []
+_NEVER_COLLECTED: list[object] = []
+
+
+def never_collect(thing: object) -> None:
+    """Keep what a killed task has left behind, so that nothing in it is ever finalized, at exit neither."""
+    if not _NEVER_COLLECTED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_NEVER_COLLECTED))
+    _NEVER_COLLECTED.append(thing)
+
 
 Due = tuple["int | None", "int | None"]
 """When a wait has to end: what *must* happen keeps the simulation going, what *may* happens only when time passes it.
@@ -53,12 +62,16 @@ class _Ended(BaseException):
     """Unwinds a fiber at the end of the test."""
 
 
-class PassThrough(BaseException):
-    """Carries an error past the ``except Exception`` of a task; the test sees the error inside."""
+class PassThrough(KeyboardInterrupt):
+    """Carries an error past the ``except Exception`` of a task; the test sees the error inside.
+
+    asyncio lets nothing out of a callback but `KeyboardInterrupt` and `SystemExit`.
+    """
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+        self.told = False
 
 
 class Wait:
@@ -128,20 +141,24 @@ class Watcher(Protocol):
 
     def entering(self, fiber: Fiber) -> None: ...
     def leaving(self, fiber: Fiber) -> None: ...
+    def killed(self, fiber: Fiber) -> None: ...
 
 
 class _Nobody:
     def entering(self, fiber: Fiber) -> None:
         pass
 
-    leaving = entering
+    leaving = killed = entering
 
 
 class Outside(Protocol):
     """What the simulation of an async test knows of the test, which runs in another thread."""
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Run a function on a fiber, and block the calling thread meanwhile."""
+    def call(self, function: Callable[[], T], what: Callable[[], str] = str) -> T:
+        """Run a function on a fiber, and block the calling thread meanwhile.
+
+        ``what`` it waits for puts the calls that several threads make at once in an order.
+        """
         ...
 
     async def acall(self, function: Callable[[], T]) -> T:
@@ -217,6 +234,7 @@ class Simulation:
     @property
     def can_wait(self) -> bool:
         """Whether a wait of the calling thread can be the simulation's."""
+        self._choose_thread()
         return self.outside is not None or self.here
 
     @property
@@ -224,14 +242,14 @@ class Simulation:
         """The fiber that runs; to any thread but the simulation's: the test."""
         return self._current if threading.get_ident() == self.thread_id else self.test
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], what: Callable[[], str] = str) -> T:
         """Run a function where the fibers are: at once, or on a fiber in the simulation's own thread.
 
         Raises:
-            CeleryFaultsError: the simulation is in the test's thread, and this is another one.
+            WrongThreadError: the simulation is in the test's thread, and this is another one.
         """
         outside = self._beyond_this_thread()
-        return function() if outside is None else outside.call(function)
+        return function() if outside is None else outside.call(function, what)
 
     async def arun(self, function: Callable[[], T]) -> T:
         """The same without blocking the event loop, where the fibers are in a thread of their own.
@@ -243,16 +261,20 @@ class Simulation:
 
     def _beyond_this_thread(self) -> Outside | None:
         """The way to the simulation's thread; ``None`` when that is the calling thread."""
-        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
-            self.start_thread_if_needed()
+        self._choose_thread()
         if self.here:
             return None
         if self.outside is None:
-            raise CeleryFaultsError(
-                "the worker of this test is driven in the thread in which it was first needed, "
-                f"not in {threading.current_thread().name!r}"
+            raise WrongThreadError(
+                "the worker of this test is driven in the test's own thread, in which it was first needed, and cannot "
+                f"be from {threading.current_thread().name!r}: wait for it in the test itself"
             )
         return self.outside
+
+    def _choose_thread(self) -> None:
+        # Greenlets stay in their thread: when the first of them is there, it is too late.
+        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
+            self.start_thread_if_needed()
 
     # -- what a fiber calls
 
@@ -389,7 +411,16 @@ class Simulation:
 
     def abort(self, exception: BaseException) -> None:
         """Make the test's wait raise ``exception`` at the next switch."""
-        self._escaped = exception.error if isinstance(exception, PassThrough) else exception
+        if not isinstance(exception, PassThrough):
+            self._escaped = exception
+        elif not exception.told:
+            exception.told = True
+            self._escaped = exception.error
+
+    def forget(self, error: BaseException) -> None:
+        """The test has been told of it."""
+        if self._escaped is error:
+            self._escaped = None
 
     def raise_escaped(self) -> None:
         """Raise what `abort` was given, if the test has not waited since."""
@@ -429,7 +460,8 @@ class Simulation:
             self._ready.remove(fiber)
         if fiber.greenlet:  # started and not dead
             fiber.greenlet.parent = self.test.greenlet
-            _NEVER_COLLECTED.append(fiber.greenlet)
+            never_collect(fiber.greenlet)
+        self._watcher.killed(fiber)
 
     def close(self) -> None:
         """End of the test: tasks are killed, the worker's loop is unwound. Later waits are errors."""
@@ -460,6 +492,7 @@ class Simulation:
         self._explain = list
         self._watcher = _Nobody()
         self.start_thread_if_needed = lambda: None
+        self._context = None
 
     # -- the scheduler of a simulation in a thread of its own
 
@@ -496,9 +529,9 @@ class Simulation:
 
     def serve(self) -> None:
         """Run until a call has gone on, or until there is news from outside."""
-        for fiber in self._run_until_callers_go_on():
-            if fiber in self._waiting:
-                self._go_on(fiber)
+        caller = self._run_until_caller_goes_on()
+        if caller is not None:
+            self._go_on(caller)
 
     def _go_on(self, fiber: Fiber) -> None:
         del self._waiting[fiber]
@@ -526,28 +559,29 @@ class Simulation:
 
     def _schedule(self) -> None:
         while not self.closing:
-            self._run_until_callers_go_on()
+            self._run_until_caller_goes_on()
             self.test.greenlet.switch()
 
-    def _run_until_callers_go_on(self) -> list[Fiber]:
-        """Run fibers and move the clock until the wait of a caller is over, or of several at one instant."""
+    def _run_until_caller_goes_on(self) -> Fiber | None:
+        """Run fibers and move the clock until the wait of a caller is over; ``None`` when there is news before."""
         while self.outside is None or not self.outside.has_news():
             if self._escaped is not None:
                 caller = self.callers[0]
                 self._waiting[caller].exception, self._escaped = self._escaped, None
-                return [caller]
+                return caller
             if self._ready:
                 self._enter(self._ready.popleft())
                 if self._step_is_over():
-                    return self.callers
+                    return self.callers[0]
             elif self._wake():
                 continue
             else:
                 now = self.clock.now_us
-                over = [caller for caller in self.callers if self._waiting[caller].is_over(now)] or self._move_on()
-                if over:
-                    return over
-        return []
+                over = next((caller for caller in self.callers if self._waiting[caller].is_over(now)), None)
+                goes_on = over or self._move_on()
+                if goes_on is not None:
+                    return goes_on
+        return None
 
     def _step_is_over(self) -> bool:
         return self._step_over is not None and self._escaped is None and self._step_over()
@@ -571,8 +605,8 @@ class Simulation:
         self._ready.extend(over)
         return bool(over)
 
-    def _move_on(self) -> list[Fiber]:
-        """Let time pass up to the next due time; or, where nothing can happen any more, the callers that go on."""
+    def _move_on(self) -> Fiber | None:
+        """Let time pass up to the next due time; or, where nothing can happen any more, the caller that goes on."""
         musts: list[int] = []
         mays: list[int] = []
         work = False
@@ -589,16 +623,16 @@ class Simulation:
         if not work and not self.waiting_tasks():
             idle = [caller for caller in self.callers if self._waiting[caller].until_idle]
             if idle:
-                return idle
+                return idle[0]
         if musts or files:
             self._pass_time(min(musts + mays) if musts else None, files)
-            return []
+            return None
         if self.outside is not None and self.outside.may_act() and self._poll({}, self.patience):
-            return []
+            return None
         caller = self.callers[0]
         what = caller.purpose() if caller.purpose is not None else self._waiting[caller].what
         self._waiting[caller].exception = WaitNeverEndsError(what, self._reasons())
-        return [caller]
+        return caller
 
     def _pass_time(self, until: int | None, files: Files) -> None:
         """Move the clock to ``until``; in real time where something real is in flight, which may come before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -32,8 +33,11 @@ class Target:
         current = inspect.getattr_static(self.owner, self.name, None)
         return getattr(getattr(current, "__func__", current), "_celery_faults_target", None) is not None
 
-    def replace(self, on_call: Callable[[Target], None]) -> ExitStack:
+    def replace(self, on_call: Callable[[Target, bool], float]) -> ExitStack:
         """Call ``on_call`` before each call of the function, until the stack that is returned is closed.
+
+        The call of a coroutine function is the first step of its coroutine; ``on_call`` is told so, and returns the
+        seconds for which the coroutine is to sleep, while its event loop goes on.
 
         A function of a module is also replaced where other modules bound it by ``from module import name``.
         """
@@ -47,12 +51,20 @@ class Target:
         original = raw.__func__ if kind is not None else raw
         active = [True]
 
-        @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             if active:
-                on_call(self)
+                on_call(self, False)
             return original(*args, **kwargs)
 
+        async def call_in_coroutine(*args: Any, **kwargs: Any) -> Any:
+            if active:
+                seconds = on_call(self, asyncio._get_running_loop() is not None)
+                if seconds:
+                    await asyncio.sleep(seconds)
+            return await original(*args, **kwargs)
+
+        is_async = inspect.iscoroutinefunction(original)
+        call = functools.wraps(original)(call_in_coroutine if is_async else call)
         call._celery_faults_target = self  # type: ignore[attr-defined]
         # A module that was imported meanwhile may have bound it.
         stack.callback(_rebind, call, raw)

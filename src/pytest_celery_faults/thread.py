@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -21,14 +21,15 @@ from .clock import real_monotonic
 from .errors import CeleryFaultsError, StalledTaskError, hide_ours
 from .eventloops import EventLoop
 from .simulation import Fiber, PassThrough, Simulation
+from .task_loops import Loops
 
 __tracebackhide__ = hide_ours
 
 T = TypeVar("T")
 
-#: Real seconds that the simulation waits for a loop to come to rest of which no coroutine waits for it: it may be
-#: blocked by just the code that waits for the simulation in another thread.
-_PATIENCE_WITH_LOOPS = 0.5
+#: Real seconds that the simulation waits for a loop to come to rest of which no coroutine waits for it, and for threads
+#: that work for a loop: they may wait, and nobody can see it, for something that only the simulation brings about.
+_PATIENCE = 0.5
 
 
 class _TakenBack(BaseException):
@@ -38,8 +39,13 @@ class _TakenBack(BaseException):
 class Call:
     """What a test wants done in the simulation's thread."""
 
-    def __init__(self, function: Callable[[], Any], when_done: Callable[[], object]) -> None:
+    def __init__(
+        self, function: Callable[[], Any], when_done: Callable[[], object], thread: int | None = None, what: str = ""
+    ) -> None:
         self.context = copy_context()
+        #: The thread that is blocked until it gets the answer, and what it waits for.
+        self.thread = thread
+        self.what = what
         self.taken_back = False
         self.fiber: Fiber | None = None
         self.done = False
@@ -76,9 +82,10 @@ class Call:
 class SimulationThread:
     """Runs the simulation's fibers from `start` to `stop`, and answers calls from other threads."""
 
-    def __init__(self, simulation: Simulation, set_up: Callable[[], None]) -> None:
+    def __init__(self, simulation: Simulation, set_up: Callable[[], None], loops: Loops) -> None:
         self._simulation = simulation
         self._set_up = set_up
+        self._in_flight = loops.in_flight
         self._thread = threading.Thread(target=self._main, name="celery-faults simulation", daemon=True)
         self._started = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
@@ -90,9 +97,12 @@ class SimulationThread:
         self._calls: list[Call] = []
         #: The test's event loops that called, and how many of their coroutines wait for an answer.
         self._loops: dict[EventLoop, EventLoop] = {}
+        for loop in loops.of_test():  # it may be the thread that it waits for that calls first
+            known = eventloops.AsyncioLoop(loop, loop._thread_id, loops.in_flight)
+            self._loops[known] = known
         self._awaiting = 0
-        #: The threads that are blocked until they get an answer.
-        self._blocked: Counter[int] = Counter()
+        #: Of the threads that work for the test's loops, so many take longer than anybody waits for.
+        self._slow_threads = 0
         self._broken: BaseException | None = None
         self._over = False
 
@@ -102,20 +112,16 @@ class SimulationThread:
         self._thread.start()
         self._started.wait()
 
-    def call(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T], what: Callable[[], str] = str) -> T:
         self._loop_here()
         done = threading.Event()
-        call = Call(function, done.set)
-        thread = threading.get_ident()
-        self._blocked[thread] += 1
+        call = Call(function, done.set, threading.get_ident(), what())
         try:
             self._begin(call)
             done.wait()
         except BaseException:
             self._take_back(call)
             raise
-        finally:
-            self._blocked[thread] -= 1
         return cast(T, call.result())
 
     async def acall(self, function: Callable[[], T]) -> T:
@@ -136,7 +142,7 @@ class SimulationThread:
         return cast(T, call.result())
 
     def _loop_here(self) -> EventLoop | None:
-        loop = eventloops.running()
+        loop = eventloops.running(self._in_flight)
         if loop is None:
             return None
         self._simulation.threads.add(loop.thread)
@@ -169,6 +175,7 @@ class SimulationThread:
     def give_up(self, error: BaseException) -> None:
         """The thread is stuck for ever: nobody gets an answer from it any more, only the reason."""
         self._broken = error
+        self._simulation.forget(error)
         for call in [*self._calls, *self._new]:
             if not call.done:
                 call.fail(error)
@@ -220,7 +227,13 @@ class SimulationThread:
         return any(loop.may_act() for loop in self._free_loops())
 
     def _free_loops(self) -> list[EventLoop]:
-        return [loop for loop in list(self._loops) if loop.is_running() and not self._blocked[loop.thread]]
+        blocked = self._blocked_threads()
+        return [loop for loop in list(self._loops) if loop.is_running() and loop.thread not in blocked]
+
+    def _blocked_threads(self) -> set[int]:
+        """The threads that do nothing until they get an answer."""
+        calls = [*self._calls, *self._new]
+        return {call.thread for call in calls if call.thread is not None and not (call.done or call.taken_back)}
 
     def _main(self) -> None:
         simulation = self._simulation
@@ -229,28 +242,36 @@ class SimulationThread:
         self._started.set()
         try:
             while self._last is None:
-                self._let_loops_come_to_rest()
-                self._take_news()
-                if simulation.callers:
-                    simulation.serve()
-                else:
+                if not simulation.callers:
                     self._wait_for_news()
+                self._let_loops_come_to_rest()
+                if not self._take_news() and simulation.callers:
+                    simulation.serve()
             self._last.run()
         except BaseException as error:
             self.give_up(error.error if isinstance(error, PassThrough) else error)
         simulation.leave_thread()
 
-    def _take_news(self) -> None:
+    def _take_news(self) -> bool:
+        """Begin calls, up to the first that has got its answer at once: then the test is to do what it does with it."""
         while self._taken_back:
             call = self._taken_back.popleft()
             if call.fiber is not None and call.fiber in self._simulation.callers:
                 self._simulation.end_call(call.fiber, _TakenBack())
-        while self._new:
-            call = self._new.popleft()
-            if not call.taken_back:
-                self._calls.append(call)
-                call.fiber = self._simulation.begin_call(call.run, call.context)
+        # Chance decides in which order threads come here: first the coroutines, then by what they wait for.
+        loops = {loop.thread for loop in self._loops}
+        new = sorted(self._new, key=lambda call: (call.thread is not None and call.thread not in loops, call.what))
+        for call in new:
+            self._new.remove(call)
+            if call.taken_back:
+                continue
+            self._calls.append(call)
+            call.fiber = self._simulation.begin_call(call.run, call.context)
+            if call.done:
+                break
+        has_answered = any(call.done for call in self._calls)
         self._calls = [call for call in self._calls if not call.done]
+        return has_answered
 
     def _wait_for_news(self) -> None:
         while not self.has_news():
@@ -263,24 +284,42 @@ class SimulationThread:
             self.hear()
 
     def _let_loops_come_to_rest(self) -> None:
-        """Wait until no coroutine of the test can run: those that were answered, and all others, had their turn."""
-        restless = dict.fromkeys(self._free_loops())
-        began = real_monotonic()
+        """Wait until no coroutine of the test can run: those that were answered, and all others, had their turn.
 
-        def at_rest(loop: EventLoop) -> None:
+        A loop is not at rest while a thread works for it, as in ``asyncio.to_thread(result.get)``, unless that waits
+        for the simulation.
+        """
+        began = real_monotonic()
+        while True:
+            working = self._ask_loops(began)
+            loops = {loop.thread for loop in self._loops}
+            excess = working - len(self._blocked_threads() - loops)
+            self._slow_threads = min(self._slow_threads, max(excess, 0))
+            if excess <= self._slow_threads or self._last is not None:
+                return
+            if real_monotonic() - began > _PATIENCE:
+                self._slow_threads = excess
+                return
+            self._listen(0.001)
+
+    def _ask_loops(self, began: float) -> int:
+        """Wait until all loops are at rest; how many threads work for them."""
+        restless = dict.fromkeys(self._free_loops())
+        working = sum(loop.working() for loop in self._loops if loop not in restless)
+
+        def at_rest(loop: EventLoop, threads: int) -> None:
+            nonlocal working
             restless.pop(loop, None)
+            working += threads
             self.notify()
 
         for loop in list(restless):
-            loop.when_at_rest(lambda loop=loop: at_rest(loop))  # type: ignore[misc]
+            loop.when_at_rest(lambda threads, loop=loop: at_rest(loop, threads))  # type: ignore[misc]
         while True:
             free = self._free_loops()
-            waited_for = [loop for loop in list(restless) if loop in free]
-            if not waited_for or self._last is not None:
-                return
-            patience = self._simulation.patience if self._awaiting else _PATIENCE_WITH_LOOPS
+            patience = self._simulation.patience if self._awaiting else _PATIENCE
             left = began + patience - real_monotonic()
-            if left <= 0:
-                return
+            if self._last is not None or left <= 0 or not any(loop in free for loop in list(restless)):
+                return working
             # A loop that is stopped meanwhile says nothing.
             self._listen(min(left, 0.05))

@@ -91,18 +91,25 @@ class Watchdog:
                 elif real_monotonic() - since > timeout:
                     self._since = real_monotonic()
                     if not self._is_debugging(simulation.thread_id):
-                        self._strike(simulation.thread_id, fiber)
+                        self._strike(simulation, fiber)
             _pause(min(timeout / 4, 0.5))
 
-    def _strike(self, thread_id: int, fiber: Fiber) -> None:
+    def _strike(self, simulation: Simulation, fiber: Fiber) -> None:
+        thread_id = simulation.thread_id
         if thread_id == threading.main_thread().ident:
             self._stalled = fiber
             signal.pthread_kill(thread_id, _SIGNAL or 0)
             return
         self._struck = fiber
         self._error = error = self._what_stalled(fiber, sys._current_frames().get(thread_id))
+        simulation.abort(error)
+
+        def told(self: PassThrough) -> None:
+            PassThrough.__init__(self, error)
+            self.told = True
+
         # It takes a class, and calls it without arguments.
-        stalled = type("Stalled", (PassThrough,), {"__init__": lambda self: PassThrough.__init__(self, error)})
+        stalled = type("Stalled", (PassThrough,), {"__init__": told})
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(stalled))
 
     @staticmethod
@@ -118,7 +125,10 @@ class Watchdog:
         fiber, self._stalled = self._stalled, None
         if fiber is None or fiber is not self._fiber or self._simulation is None:
             return
-        raise PassThrough(self._what_stalled(fiber, frame))
+        stalled = PassThrough(self._what_stalled(fiber, frame))
+        # At once: on its way out it may come to code that waits, such as the end of `asyncio.run`.
+        self._simulation.abort(stalled)
+        raise stalled
 
     def _what_stalled(self, fiber: Fiber, frame: FrameType | None) -> StalledTaskError:
         stack = "".join(traceback.format_stack(frame)[-6:])

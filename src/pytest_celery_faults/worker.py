@@ -196,6 +196,7 @@ class WorkerControl:
         self._fiber: Fiber | None = None
         self._instance: Worker | None = None
         self._stopped = False
+        self._has_started: Callable[[], bool]
         self._past: list[Worker] = []
         self._crashed: list[Worker] = []
 
@@ -352,8 +353,14 @@ class WorkerControl:
             self._simulation.run(self._ensure_started)
 
     def _ensure_started(self) -> None:
-        if self._fiber is not None or self._stopped:
+        if self._stopped:
             return
+        if self._fiber is None:
+            self._begin_to_start()
+        if not self._has_started():
+            self._simulation.run_now("the worker to start", self._has_started)
+
+    def _begin_to_start(self) -> None:
         ready: list[Any] = []
         server = self._harness.server
 
@@ -362,13 +369,13 @@ class WorkerControl:
             signals.worker_ready.disconnect(on_ready)
             self._harness.timeline.record(happened.WORKER, detail="ready")
 
-        def over() -> bool:
+        def has_started() -> bool:
             # It cannot be ready while the broker is unreachable: then it waits to try again.
             return bool(ready) or not fiber.alive or (server.is_down("broker") and fiber in self._simulation.waiting())
 
         self._fiber = fiber = self._simulation.spawn("the worker", WORKER_RANK, self._run)
+        self._has_started = has_started
         signals.worker_ready.connect(on_ready, weak=False)
-        self._simulation.run_now("the worker to start", over)
 
     def _run(self) -> None:
         # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures.thread
 import inspect
+import sys
+import weakref
 
+import asgiref.sync
 import celery.app.base
 import celery.worker.components
 import kombu.connection
@@ -17,7 +22,8 @@ from pytest_celery_faults import replaced
 from pytest_celery_faults.hub import Hub as OurHub
 from pytest_celery_faults.hub import Timer as OurTimer
 
-EACH = pytest.mark.parametrize("what", replaced.ALL, ids=lambda what: what.name)
+ASGIREF = replaced.asgiref_names(asgiref.sync)
+EACH = pytest.mark.parametrize("what", [*replaced.ALL, *ASGIREF], ids=lambda what: what.name)
 
 
 def raw(what):
@@ -28,7 +34,7 @@ def raw(what):
 @EACH
 def test_the_name_is_there(what):
     assert what.name in vars(what.owner)
-    assert what.path.startswith(("celery.", "kombu.", "billiard."))
+    assert what.path.startswith(("celery.", "kombu.", "billiard.", "asyncio.", "asgiref."))
     assert what.path.endswith(f".{what.name}")
     assert what.reason
 
@@ -115,6 +121,43 @@ def test_a_workers_timer_and_loop_are_chosen_by_these_names():
     # The step names the class it is to make when the worker has no timer class of its own.
     assert "_Timer" in components.Timer.create.__code__.co_names
     assert "_Hub" in components.Hub.create.__code__.co_names
+
+
+def test_asyncio_runs_each_loop_by_the_replaced_names():
+    loop = asyncio.SelectorEventLoop
+    assert loop.time is raw(replaced.LOOP_TIME)
+    assert loop.run_forever is raw(replaced.RUN_FOREVER)
+    assert "select" in asyncio.base_events.BaseEventLoop._run_once.__code__.co_names
+    assert {"time", "_clock_resolution"} <= set(asyncio.base_events.BaseEventLoop._run_once.__code__.co_names)
+    assert "_chain_future" in asyncio.futures.wrap_future.__code__.co_names
+    assert "set_event_loop" not in vars(asyncio.DefaultEventLoopPolicy) or "super" in (
+        asyncio.DefaultEventLoopPolicy.set_event_loop.__code__.co_names
+    )
+    if sys.version_info >= (3, 11):
+        assert {"signal", "getsignal"} <= set(asyncio.Runner.run.__code__.co_names)
+
+
+def test_a_loop_keeps_what_a_killed_one_has_to_lose():
+    loop = asyncio.new_event_loop()
+    names = set(vars(loop))
+    assert {
+        "_ready", "_scheduled", "_asyncgens", "_default_executor", "_timer_cancelled_count", "_stopping", "_thread_id",
+        "_current_handle", "_clock_resolution", "_coroutine_origin_tracking_enabled", "_asyncgens_shutdown_called",
+        "_executor_shutdown_called", "_transports", "_selector", "_ssock", "_csock", "_internal_fds",
+    } <= names  # fmt: skip
+    assert ("_old_agen_hooks" in names) == (sys.version_info >= (3, 13))
+    assert set(loop._selector.get_map()) == {loop._ssock.fileno()}
+    assert isinstance(asyncio.tasks._current_tasks, dict)
+    loop.close()
+    assert isinstance(concurrent.futures.thread._threads_queues, weakref.WeakKeyDictionary)
+
+
+def test_asgiref_makes_its_threads_by_the_replaced_names():
+    sync = asgiref.sync
+    assert {"CurrentThreadExecutor", "ThreadPoolExecutor"} <= set(sync.AsyncToSync.__call__.__code__.co_names)
+    assert {"single_thread_executor", "ThreadPoolExecutor"} <= set(sync.SyncToAsync.__call__.__code__.co_names)
+    assert "threadlocal" in sync.SyncToAsync.thread_handler.__code__.co_names
+    assert {"run_until_future", "submit"} <= set(dir(sync.CurrentThreadExecutor))
 
 
 def test_a_running_worker_has_ours(build):

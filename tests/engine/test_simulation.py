@@ -28,6 +28,9 @@ class Switches:
     def leaving(self, fiber):
         self.log.append(("leave", fiber.name))
 
+    def killed(self, fiber):
+        self.log.append(("kill", fiber.name))
+
 
 @pytest.fixture
 def switches():

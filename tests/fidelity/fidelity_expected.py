@@ -92,9 +92,29 @@ IN_AUTORETRY = Difference(
     "The stored traceback has two frames of the plugin before `Task.retry`, and one before the task's body.",
     frames=("harness.retry", "harness._retry", "injection.run"),
 )
+IN_LOOP = Difference(
+    "The stored traceback has a frame of the plugin before the task's body, and two in the event loop, which waits in "
+    "the simulation; the real one waits in a selector, and ends in billiard's signal handler.",
+    frames=(
+        "injection.run",
+        "task_loops.run_forever",
+        "task_loops.select",
+        "simulation.wait",
+        "simulation._wait",
+        "simulation._wait_here",
+    ),
+    real_frames=("select", "soft_timeout_sighandler"),
+)
 IN_SLEEP = Difference(
     "The stored traceback has a frame of the plugin before the task's body, and ends in the plugin's `sleep`, where "
     "the real one ends in billiard's signal handler.",
-    frames=("injection.run", "frozen.sleep", "simulation.sleep", "simulation.wait"),
+    frames=(
+        "injection.run",
+        "frozen.sleep",
+        "simulation.sleep",
+        "simulation.wait",
+        "simulation._wait",
+        "simulation._wait_here",
+    ),
     real_frames=("soft_timeout_sighandler",),
 )

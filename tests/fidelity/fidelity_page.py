@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import fidelity_asyncio  # noqa: F401 - more of them
 import pytest
 from fidelity_scenarios import SCENARIOS, Scenario
 

@@ -33,6 +33,7 @@ app = Celery(
     broker=os.environ.get("FIDELITY_BROKER", "redis://127.0.0.1:1/0"),
     backend=os.environ.get("FIDELITY_BACKEND", "redis://127.0.0.1:1/1"),
     set_as_current=False,
+    include=["asyncio_tasks"],
 )
 app.conf.update(json.loads(os.environ.get("FIDELITY_CONF", "{}")))
 

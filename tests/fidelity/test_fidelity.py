@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import fidelity_asyncio  # noqa: F401 - more of them
 import pytest
 from fidelity_drivers import HarnessDriver
 from fidelity_expected import Difference
