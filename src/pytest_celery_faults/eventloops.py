@@ -186,7 +186,14 @@ class _TrioLoop:
             self._over = True
 
     def when_at_rest(self, function: Callable[[int], object]) -> None:
-        self.post(lambda: self._trio.lowlevel.spawn_system_task(self._come_to_rest, function))
+        self.post(lambda: self._watch(function))
+
+    def _watch(self, function: Callable[[int], object]) -> None:
+        try:
+            self._trio.lowlevel.spawn_system_task(self._come_to_rest, function)
+        except RuntimeError:  # trio is about to end, and takes no more tasks
+            self._over = True
+            function(0)
 
     async def _come_to_rest(self, function: Callable[[int], object]) -> None:
         import trio.testing

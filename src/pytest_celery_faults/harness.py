@@ -429,9 +429,10 @@ class Harness:
         worker_state.reset_state()
         worker_state.should_stop = worker_state.should_terminate = None
 
-    def _start_thread_if_needed(self) -> None:
+    def _start_thread_if_needed(self, is_wait: bool) -> None:
+        """For an event loop; and for another thread that waits, while the test's own may be blocked by it."""
         is_async = self._is_asynchronous()
-        if self.simulation.here and not is_async:
+        if not is_async and (self.simulation.here or not is_wait):
             return
         current_app = _state._tls.current_app
 
@@ -441,7 +442,7 @@ class Harness:
         thread = SimulationThread(self.simulation, set_up, self._loops)
         thread.start()
         self._thread = thread
-        if not is_async:  # another thread of a sync test, which may have sent before
+        if not is_async:  # it may have sent before
             self.worker.ensure_started()
 
     def _come_to_rest(self) -> None:

@@ -212,7 +212,8 @@ class Simulation:
         self.patience: float = 30.0
         #: The other side of a simulation in a thread of its own; started, where a test needs one, at the first wait.
         self.outside: Outside | None = None
-        self.start_thread_if_needed: Callable[[], None] = lambda: None
+        self.start_thread_if_needed: Callable[[bool], None] = lambda is_wait: None
+        self._choosing = threading.RLock()
         self._current: Fiber = self.test
         self._watcher = watcher
         self._explain = explain
@@ -234,7 +235,7 @@ class Simulation:
     @property
     def can_wait(self) -> bool:
         """Whether a wait of the calling thread can be the simulation's."""
-        self._choose_thread()
+        self._choose_thread(is_wait=False)
         return self.outside is not None or self.here
 
     @property
@@ -261,7 +262,7 @@ class Simulation:
 
     def _beyond_this_thread(self) -> Outside | None:
         """The way to the simulation's thread; ``None`` when that is the calling thread."""
-        self._choose_thread()
+        self._choose_thread(is_wait=True)
         if self.here:
             return None
         if self.outside is None:
@@ -271,10 +272,15 @@ class Simulation:
             )
         return self.outside
 
-    def _choose_thread(self) -> None:
+    def _choose_thread(self, is_wait: bool) -> None:
         # Greenlets stay in their thread: when the first of them is there, it is too late.
-        if self.outside is None and self._scheduler is None and not self._ready and not self.closing:
-            self.start_thread_if_needed()
+        if self._is_undecided():
+            with self._choosing:
+                if self._is_undecided():
+                    self.start_thread_if_needed(is_wait)
+
+    def _is_undecided(self) -> bool:
+        return self.outside is None and self._scheduler is None and not self._ready and not self.closing
 
     # -- what a fiber calls
 
@@ -491,7 +497,7 @@ class Simulation:
         """Drop what leads to the rest of the test: the stack of a killed task refers to this object for ever."""
         self._explain = list
         self._watcher = _Nobody()
-        self.start_thread_if_needed = lambda: None
+        self.start_thread_if_needed = lambda is_wait: None
         self._context = None
 
     # -- the scheduler of a simulation in a thread of its own

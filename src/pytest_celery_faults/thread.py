@@ -185,7 +185,11 @@ class SimulationThread:
         for call in [*self._calls, *self._new]:
             self._take_back(call)
         if self._broken is None:
-            self.call(lambda: None)
+            done = threading.Event()
+            self._begin(Call(lambda: None, done.set))
+            # A task that blocks is ended before, or given up.
+            if not done.wait(2 * self._simulation.patience):
+                self.give_up(StalledTaskError("the worker itself blocks in real time at the end of the test"))
 
     def stop(self, function: Callable[[], None], patience: float) -> None:
         """Run a function as the last thing of all, and end the thread.
