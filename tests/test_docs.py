@@ -1,7 +1,7 @@
 """The code blocks of the pages in docs/ run, and what they say that a run prints is what it prints.
 
 Blocks that begin with a comment such as ``# shop/tasks.py`` are that file: the first of a page is its application, the
-second the imports of its tests. All others are tests. Where one is followed by a block of text, its tests fail, and the
+last the imports of its tests. All others are tests. Where one is followed by a block of text, its tests fail, and the
 text is what pytest then prints; a line ``...`` stands for any number of lines.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 FILE = re.compile(r"# ([\w/]+\.py)\n")
-TEST = re.compile(r"^ *def (test_\w+)", re.MULTILINE)
+TEST = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 
 APP = """
 from celery import Celery
@@ -112,20 +112,26 @@ def test_no_block_is_left_out():
 @pytest.mark.parametrize("name", RUN)
 def test_a_page_says_what_its_tests_are_about(name):
     page = RUN[name]
-    assert list(page.files) == ["shop/tasks.py", "test_shop.py"]
-    tests = [test for example in page.examples for test in example.tests]
-    assert len(tests) == len(set(tests)) > 2
+    application, *more, tests = page.files
+    assert (application, tests) == ("shop/tasks.py", "test_shop.py")
+    assert all(file.startswith("shop/") for file in more)
+    names = [test for example in page.examples for test in example.tests]
+    assert len(names) == len(set(names)) > 2
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_examples_of_a_page_do_what_it_says(project, name):
     page = RUN[name]
-    (project.path / "shop" / "tasks.py").write_text(page.files["shop/tasks.py"])
+    for file, code in page.files.items():
+        if file != "test_shop.py":
+            (project.path / file).write_text(code)
     for number, example in enumerate(page.examples):
         (project.path / "tests" / f"test_{number}.py").write_text(f"{page.files['test_shop.py']}\n\n{example.code}")
     failing = {test for example in page.examples for test in example.tests if example.prints}
+    is_async = any("@pytest.mark.asyncio" in example.code for example in page.examples)
+    asyncio = ("-o", "asyncio_default_fixture_loop_scope=function") if is_async else ("-p", "no:asyncio")
 
-    result = project.runpytest_subprocess("--celery-faults", "-p", "no:asyncio", "-W", "error", "-rA", timeout=120)
+    result = project.runpytest_subprocess("--celery-faults", *asyncio, "-W", "error", "-rA", timeout=120)
 
     ended = re.findall(r"^([A-Z]+) tests/\S+?::([\w\[\]-]+)", "\n".join(result.outlines), re.MULTILINE)
     assert sorted(ended) == sorted(

@@ -11,6 +11,12 @@ from worker.client import Client
 pytest_plugins = ["pytester"]
 
 
+def pytest_addoption(parser, pluginmanager):
+    """Without pytest-asyncio, `test_async_caller.py` is skipped, and `--strict-config` must not refuse its setting."""
+    if not pluginmanager.has_plugin("asyncio"):
+        parser.addini("asyncio_default_fixture_loop_scope", "of pytest-asyncio, which is not installed")
+
+
 @pytest.fixture
 def celery_faults_app():
     """The application under test.

@@ -25,6 +25,7 @@ def test_the_tasks_of_celery_tasks_py_are_found(celery_faults):
         "worker.celery_tasks.pay_out",
         "worker.celery_tasks.share",
         "worker.celery_tasks.share_file",
+        "worker.celery_tasks.tell_branches",
         "worker.celery_tasks.total",
         "worker.celery_tasks.total_of_branch",
         "worker.celery_tasks.total_of_year",

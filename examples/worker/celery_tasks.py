@@ -1,5 +1,6 @@
 """The tasks."""
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from celery import shared_task
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
-from . import money
+from . import branches, money
 from .app import app
 from .client import Client, ServiceDownError, TooManyRequestsError
 from .tasks_base import AutoRetryTask, JitteredAutoRetryTask, LoggedTask, PatientAutoRetryTask
@@ -63,6 +64,13 @@ def total_of_branch(prices):
 def archive(source, target):
     """Copy a file to the archive, a network drive that comes and goes."""
     return shutil.copyfile(source, target)
+
+
+# A branch that does not answer in time is asked again with all others: telling it twice changes nothing.
+@app.task(autoretry_for=(asyncio.TimeoutError,), max_retries=3, default_retry_delay=10)
+def tell_branches(names, day):
+    """Tell all branches at once that there are rates for a day; the task takes as long as the slowest of them."""
+    return asyncio.run(branches.tell_all(names, day))
 
 
 # -- what is done about a failure: by a base class, by a callback, by a signal (`signals.py`)

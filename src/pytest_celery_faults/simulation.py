@@ -2,8 +2,8 @@
 
 Everything that can wait runs on a greenlet of its own, a *fiber*: the worker's event loop, each running task,
 and the test. One scheduler greenlet switches between them. A fiber runs until it waits; when no fiber can
-run, nothing can change before the earliest due time, so the clock jumps there. There is no polling, no real
-sleep and no other thread.
+run, nothing can change before the earliest due time, so the clock jumps there. There is no polling and no real
+sleep, but where something real is in flight, which is waited for.
 
 At one instant the worker's loop goes first, then tasks in the order in which they began to wait, the test last:
 ``advance(3)`` and ``get(timeout=3)`` see all that falls due within three seconds, their end included.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
@@ -146,3 +147,16 @@ def test_views(celery_faults: Harness) -> None:
     injection.cancel()
     with contextlib.suppress(WaitNeverEndsError):
         celery_faults.verify()
+
+
+async def test_awaited(celery_faults: Harness, result: object) -> None:
+    worker: WorkerControl = celery_faults.worker
+    await worker.adrain()
+    await worker.adrain(fail_fast=True)
+    await worker.aadvance(1.5)
+    await worker.aadvance(timedelta(hours=1))
+    value: str = await worker.aget(result)
+    values: list[int] = await worker.aget(result, timeout=30)
+    drained, advanced, number = await asyncio.gather(worker.adrain(), worker.aadvance(60), worker.aget(result, 2.5))
+    assert drained is advanced is None
+    assert value != number != values
