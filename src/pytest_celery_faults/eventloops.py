@@ -23,8 +23,8 @@ class EventLoop(Protocol):
     def event(self) -> Any:
         """An event with ``await event.wait()`` and ``event.set()``, for coroutines of the loop."""
 
-    def post(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop, soon; not at all when the loop is over."""
+    def post(self, function: Callable[[], object]) -> bool:
+        """Call a function in the loop, soon; not at all (False) when the loop is over."""
 
     def when_at_rest(self, function: Callable[[int], object]) -> None:
         """Call a function in the loop as soon as none of its tasks can run; it is told how many threads work for it."""
@@ -91,15 +91,18 @@ class AsyncioLoop:
     def event(self) -> asyncio.Event:
         return asyncio.Event()
 
-    def post(self, function: Callable[[], object]) -> None:
+    def post(self, function: Callable[[], object]) -> bool:
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
+            return False
+        return True
 
     def when_at_rest(self, function: Callable[[int], object]) -> None:
-        self.post(lambda: self._watch(function))
+        if not self.post(lambda: self._watch(function)):
+            function(0)
 
     def _watch(self, function: Callable[[int], object]) -> None:
         is_watching = bool(self._at_rest)
@@ -179,14 +182,16 @@ class _TrioLoop:
     def event(self) -> Any:
         return self._trio.Event()
 
-    def post(self, function: Callable[[], object]) -> None:
+    def post(self, function: Callable[[], object]) -> bool:
         try:
             self._token.run_sync_soon(function)
         except self._trio.RunFinishedError:
             self._over = True
+        return not self._over
 
     def when_at_rest(self, function: Callable[[int], object]) -> None:
-        self.post(lambda: self._watch(function))
+        if not self.post(lambda: self._watch(function)):
+            function(0)
 
     def _watch(self, function: Callable[[int], object]) -> None:
         try:

@@ -181,15 +181,21 @@ class SimulationThread:
                 call.fail(error)
 
     def come_to_rest(self) -> None:
-        """Take all calls back: nobody waits for the simulation any more, so it does not run from now on."""
+        """Take all calls back: nobody waits for the simulation any more, so it does not run from now on.
+
+        Raises:
+            StalledTaskError: a task blocks, and the test has not been told.
+        """
         for call in [*self._calls, *self._new]:
             self._take_back(call)
         if self._broken is None:
             done = threading.Event()
-            self._begin(Call(lambda: None, done.set))
+            call = Call(lambda: None, done.set, threading.get_ident())
+            self._begin(call)
             # A task that blocks is ended before, or given up.
             if not done.wait(2 * self._simulation.patience):
                 self.give_up(StalledTaskError("the worker itself blocks in real time at the end of the test"))
+            call.result()
 
     def stop(self, function: Callable[[], None], patience: float) -> None:
         """Run a function as the last thing of all, and end the thread.
