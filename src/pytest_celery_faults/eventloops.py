@@ -203,14 +203,16 @@ class _TrioLoop:
     async def _come_to_rest(self, function: Callable[[int], object]) -> None:
         import trio.testing
 
-        with trio.move_on_after(_SPINNING):
-            await trio.testing.wait_all_tasks_blocked()
-        statistics = trio.lowlevel.current_statistics()
-        own_files = 1  # through which other threads wake it
-        files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
-        self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
-        self._working = trio.to_thread.current_default_thread_limiter().borrowed_tokens
-        function(self._working)
+        try:
+            with trio.move_on_after(_SPINNING):
+                await trio.testing.wait_all_tasks_blocked()
+            statistics = trio.lowlevel.current_statistics()
+            own_files = 1  # through which other threads wake it
+            files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
+            self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
+            self._working = trio.to_thread.current_default_thread_limiter().borrowed_tokens
+        finally:  # it may be cancelled, when trio ends
+            function(self._working)
 
     def working(self) -> int:
         return self._working
