@@ -1361,7 +1361,6 @@ async def test_collecting_garbage_while_the_worker_works(celery_faults, app, wor
 # -- trio
 
 
-@pytest.mark.xfail(run=False, reason="a trio loop that ended is waited for, up to stall_timeout")
 def test_a_trio_run_ends_well(build):
     """What the simulation posts into the loop may find it ended."""
     harness = build(is_async=True)
