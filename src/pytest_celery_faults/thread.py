@@ -105,6 +105,8 @@ class SimulationThread:
         self._slow_threads = 0
         self._broken: BaseException | None = None
         self._over = False
+        #: Whether the test has ended without it. When it goes on some day, other tests run.
+        self._abandoned = False
 
     # -- from the test's threads
 
@@ -208,7 +210,7 @@ class SimulationThread:
         self.notify()
         self._thread.join(patience if self._broken is None else 0)
         if self._thread.is_alive():
-            self._over = True
+            self._over = self._abandoned = True
             if self._broken is not None:  # the test knows
                 return
             raise StalledTaskError(
@@ -257,7 +259,8 @@ class SimulationThread:
                 self._let_loops_come_to_rest()
                 if not self._take_news() and simulation.callers:
                     simulation.serve()
-            self._last.run()
+            if not self._abandoned:
+                self._last.run()
         except BaseException as error:
             self.give_up(error.error if isinstance(error, PassThrough) else error)
         simulation.leave_thread()
