@@ -57,12 +57,13 @@ class Shop:
         """Write ``test_shop.py`` (and other test modules)."""
         self.pytester.makepyfile(**{"test_shop": source, **more})
 
-    def run(self, *args: str, subprocess: bool = False) -> pytest.RunResult:
-        """Run pytest on it, with warnings as errors.
+    def run(self, *args: str, subprocess: bool = False, asyncio: str = "") -> pytest.RunResult:
+        """Run pytest on it, with warnings as errors; with pytest-asyncio in that mode, or without it.
 
-        ``-p no:asyncio``: where pytest-asyncio is installed it warns of an option that the run does not set.
+        Where pytest-asyncio is installed it warns of an option that the run does not set.
         """
-        args = ("-p", "no:asyncio", "-W", "error", *args)
+        loops = ("-o", "asyncio_default_fixture_loop_scope=function", "--asyncio-mode", asyncio)
+        args = (*(loops if asyncio else ("-p", "no:asyncio")), "-W", "error", *args)
         if subprocess:
             return self.pytester.runpytest_subprocess(*args, timeout=60)
         self.pytester.syspathinsert()
@@ -74,8 +75,8 @@ class Shop:
             _state._on_app_finalizers.intersection_update(finalizers)
             _state.default_app, _state._tls.current_app = default, current
 
-    def armed(self, *args: str, subprocess: bool = False) -> pytest.RunResult:
-        return self.run("--celery-faults", *args, subprocess=subprocess)
+    def armed(self, *args: str, subprocess: bool = False, asyncio: str = "") -> pytest.RunResult:
+        return self.run("--celery-faults", *args, subprocess=subprocess, asyncio=asyncio)
 
 
 def section(result: pytest.RunResult, title: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from contextvars import Context
 
 import pytest
 
+from pytest_celery_faults import replaced, thread
 from pytest_celery_faults.broker import Broker
 from pytest_celery_faults.callbacks import CallbackLog
 from pytest_celery_faults.effects import Effects
@@ -15,6 +17,7 @@ from pytest_celery_faults.memory import Server
 from pytest_celery_faults.recorder import Recorder
 from pytest_celery_faults.signal_log import SignalLog
 from pytest_celery_faults.simulation import Simulation
+from pytest_celery_faults.thread import SimulationThread
 from pytest_celery_faults.timeline import Timeline
 from pytest_celery_faults.views import lost, signals
 from pytest_celery_faults.views.letters import DeadLetterQueue, Letter
@@ -285,3 +288,123 @@ def test_broken_on_purpose_it_makes_tests_fail(shop, monkeypatch, how):
     monkeypatch.setattr(owner, name, broken)
     failed = outcomes(shop.armed("-rA", "--tb=no", "-k", " or ".join(test.partition("[")[0] for test in noticed)))
     assert noticed <= failed["FAILED"]
+
+
+ASYNC_TESTS = """
+import asyncio, contextvars, threading
+import pytest
+from pytest_celery_faults import WaitNeverEndsError
+from shop import add, app, slow
+
+VAR = contextvars.ContextVar("VAR", default="unset")
+
+@pytest.mark.asyncio
+async def test_what_a_coroutine_does_with_an_answer_comes_before_time_goes_on(celery_faults):
+    worker, times = celery_faults.worker, []
+    async def one_after_another():
+        for _ in range(5):
+            await worker.aget(slow.delay(1))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            times.append(celery_faults.clock.elapsed)
+    await asyncio.gather(one_after_another(), worker.aadvance(100))
+    assert times == [1, 2, 3, 4, 5]
+
+@pytest.mark.asyncio
+async def test_a_task_sees_the_context(celery_faults):
+    @app.task
+    def seen():
+        return VAR.get()
+    VAR.set("the test's")
+    assert await celery_faults.worker.aget(seen.delay()) == "the test's"
+
+@pytest.mark.asyncio
+async def test_a_cancelled_call_is_gone(celery_faults):
+    waiting = asyncio.create_task(celery_faults.worker.aadvance(1000))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(WaitNeverEndsError):
+        await celery_faults.worker.aget(app.AsyncResult("nobody"))
+    assert celery_faults.clock.elapsed == 0
+
+@pytest.mark.asyncio
+async def test_a_coroutine_may_still_act(celery_faults):
+    @app.task
+    def pop():
+        return celery_faults.broker.client.blpop("key")[1].decode()
+    async def push():
+        await asyncio.sleep(0.02)
+        celery_faults.broker.client.lpush("key", "value")
+    assert await asyncio.gather(celery_faults.worker.aget(pop.delay()), push()) == ["value", None]
+
+@pytest.mark.asyncio
+async def test_the_flag_of_tasks_is_not_the_tests(celery_faults):
+    done = add.delay(1, 2)
+    assert await celery_faults.worker.aget(done) == 3
+    began, go_on = threading.Event(), threading.Event()
+    @app.task
+    def held():
+        began.set()
+        assert go_on.wait(9)
+    waiting = asyncio.create_task(celery_faults.worker.aget(held.delay()))
+    try:
+        while not began.is_set():
+            await asyncio.sleep(0.001)
+        assert done.get() == 3
+    finally:
+        go_on.set()
+        await waiting
+
+def test_the_thread_is_gone():
+    assert "celery-faults simulation" not in [thread.name for thread in threading.enumerate()]
+"""
+
+
+def the_flag_of_the_process(stack, what, make):
+    if what is not replaced.JOIN_BLOCKS:
+        replace(stack, what, make)
+
+
+replace = replaced.replace
+
+#: The same for what only async tests need.
+ASYNC_SABOTAGE = {
+    "time that goes on before a loop is at rest": (
+        SimulationThread, "_let_loops_come_to_rest", nothing,
+        "test_what_a_coroutine_does_with_an_answer_comes_before_time_goes_on",
+    ),
+    "a context that is not passed on": (thread, "copy_context", Context, "test_a_task_sees_the_context"),
+    "calls that nobody takes back": (SimulationThread, "_take_back", nothing, "test_a_cancelled_call_is_gone"),
+    "loops that are given up too soon": (
+        SimulationThread, "may_act", lambda self: False, "test_a_coroutine_may_still_act",
+    ),
+    "one flag for both threads": (
+        replaced, "replace", the_flag_of_the_process, "test_the_flag_of_tasks_is_not_the_tests",
+    ),
+}  # fmt: skip
+
+
+def test_unbroken_all_async_tests_pass(shop):
+    shop.test(ASYNC_TESTS)
+    shop.armed(asyncio="strict").assert_outcomes(passed=6)
+
+
+@pytest.mark.parametrize("how", ASYNC_SABOTAGE)
+def test_broken_on_purpose_it_makes_async_tests_fail(shop, monkeypatch, how):
+    owner, name, broken, noticed = ASYNC_SABOTAGE[how]
+    shop.test(ASYNC_TESTS)
+    monkeypatch.setattr(owner, name, broken)
+    failed = outcomes(shop.armed("-rA", "--tb=no", "-k", noticed, asyncio="strict"))
+    assert failed["FAILED"] == {noticed}
+
+
+def test_a_thread_that_nobody_ends_is_noticed(shop, monkeypatch):
+    left = []
+    stop = SimulationThread.stop
+    monkeypatch.setattr(SimulationThread, "stop", lambda *arguments: left.append(arguments))
+    shop.test(ASYNC_TESTS)
+    failed = outcomes(shop.armed("-rA", "--tb=no", "-k", "context or thread", asyncio="strict"))
+    assert failed == {"PASSED": {"test_a_task_sees_the_context"}, "FAILED": {"test_the_thread_is_gone"}, "ERROR": set()}
+    assert len(left) == 1
+    for arguments in left:
+        stop(*arguments)

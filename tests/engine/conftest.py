@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import itertools
 import signal
 import threading
@@ -14,6 +16,16 @@ from pytest_celery_faults.watchdog import Watchdog
 
 # Nothing may listen at port 1: whatever got out of memory would fail.
 URL = "redis://127.0.0.1:1/0"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Each coroutine function is a test in a loop of its own; no plugin is needed for it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 @pytest.fixture
@@ -100,22 +112,29 @@ def elapsed(celery_faults):
     return lambda: celery_faults.clock.elapsed
 
 
-@pytest.fixture
-def build(bare_app):
-    """Builds a harness by hand, for what is before, between and after tests."""
+@pytest.fixture(scope="session")
+def watchdog():
+    """One for the whole run: to end it takes half a second."""
     watchdog = Watchdog()
+    yield watchdog
+    watchdog.stop()
+
+
+@pytest.fixture
+def build(bare_app, watchdog):
+    """Builds a harness by hand, for what is before, between and after tests."""
     numbers = itertools.count(1)
     built = []
 
-    def build(app=bare_app, seed=0, **options):
-        harness = Harness(app, make_options(options), seed, f"test {next(numbers)}", watchdog)
+    def build(app=bare_app, seed=0, name=None, is_async=False, **options):
+        name = name or f"test {next(numbers)}"
+        harness = Harness(app, make_options(options), seed, name, watchdog, is_async=is_async)
         built.append(harness)
         return harness
 
     yield build
     for harness in built:
         harness.close()
-    watchdog.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 SCRIPT = """
-import gc, json, logging, os, sys, threading, time, tracemalloc
+import asyncio, gc, json, logging, os, sys, threading, time, tracemalloc
 
 import greenlet
 from celery import Celery
@@ -23,6 +23,7 @@ logging.disable(logging.CRITICAL)
 URL = "redis://127.0.0.1:1/0"
 app = Celery("shop", broker=URL, backend=URL)
 watchdog = Watchdog()
+ENDED = []
 
 
 @app.task(name="shop.add")
@@ -32,7 +33,24 @@ def add(x, y):
 
 @app.task(name="shop.slow", time_limit=5)
 def slow():
-    time.sleep(10)
+    try:
+        time.sleep(10)
+    finally:
+        ENDED.append(1)
+
+
+async def await_it(harness, task, *args):
+    result = app.tasks[task].delay(*args)
+    await asyncio.gather(harness.worker.adrain(), harness.worker.aadvance(10))
+    return result.state
+
+
+def run_async(number, task, *args):
+    harness = Harness(app, make_options({}), 0, f"test {number}", watchdog, is_async=True)
+    try:
+        return asyncio.run(await_it(harness, task, *args))
+    finally:
+        harness.close()
 
 
 def run(number, task, *args):
@@ -93,6 +111,10 @@ print(json.dumps({
 }))
 """
 
+ASYNC = PASSING.replace("run(", "run_async(").replace(
+    "tests, warm, span = 1000, 300, 100", "tests, warm, span = 300, 100, 50"
+)
+
 KILLED = """
 tests, warm = 100, 25
 run(0, "shop.add", 1, 2)
@@ -110,8 +132,13 @@ for number in range(tests):
     states[state] = states.get(state, 0) + 1
 gc.collect()
 grown = tracemalloc.get_traced_memory()[0] - before
-print(json.dumps({"states": states, "greenlets": greenlets() - start, "bytes": grown / (tests - warm)}))
+print(json.dumps({
+    "states": states, "greenlets": greenlets() - start, "bytes": grown / (tests - warm), "last": surroundings(),
+    "ended": len(ENDED),
+}))
 """
+
+KILLED_ASYNC = KILLED.replace("run(", "run_async(").replace("tests, warm = 100, 25", "tests, warm = 40, 10")
 
 
 def measure(what):
@@ -130,10 +157,29 @@ def test_a_thousand_tests_leave_nothing(unmeasured):
     assert min(found["blocks"]) < 0.5, found["blocks"]
 
 
+def test_hundreds_of_async_tests_leave_nothing(unmeasured):
+    found = measure(ASYNC)
+    assert found["states"] == {"SUCCESS": 300}
+    assert found["last"] == found["first"]
+    assert found["last"]["threads"] == ["MainThread", "celery-faults watchdog"]
+    assert len(found["blocks"]) == 4
+    assert min(found["blocks"]) < 0.5, found["blocks"]
+
+
+def test_a_task_that_is_killed_in_an_async_test_costs_little(unmeasured):
+    """Its greenlet outlives the thread that it ran in."""
+    found = measure(KILLED_ASYNC)
+    assert found["states"] == {"FAILURE": 40}
+    assert found["ended"] == 0
+    assert found["last"]["threads"] == ["MainThread", "celery-faults watchdog"]
+    assert found["bytes"] < 60_000
+
+
 def test_a_killed_task_costs_little(record_property, unmeasured):
     """A killed greenlet must never be collected, or its `finally` would run: it stays, with its stack."""
     found = measure(KILLED)
     record_property("bytes_per_killed_task", found["bytes"])
     assert found["states"] == {"FAILURE": 100}
+    assert found["ended"] == 0
     assert found["greenlets"] == 100, f"and {found['bytes']:.0f} bytes for each"
     assert found["bytes"] < 40_000
