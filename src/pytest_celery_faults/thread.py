@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
 from . import eventloops
@@ -42,14 +42,14 @@ class Call:
     def __init__(
         self, function: Callable[[], Any], when_done: Callable[[], object], thread: int | None = None, what: str = ""
     ) -> None:
-        self.context = copy_context()
+        self.context: Context = copy_context()
         #: The thread that is blocked until it gets the answer, and what it waits for.
-        self.thread = thread
-        self.what = what
+        self.thread: int | None = thread
+        self.what: str = what
         #: What the call is to raise where it waits, since nobody waits for it any more.
         self.taken_back: BaseException | None = None
         self.fiber: Fiber | None = None
-        self.done = False
+        self.done: bool = False
         self._function = function
         self._when_done = when_done
         self._value: Any = None
