@@ -22,6 +22,7 @@ from celery.exceptions import ChordError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from pytest_celery_faults import CeleryFaultsError, Crash, StalledTaskError, WaitNeverEndsError
+from pytest_celery_faults.errors import FaultTypeError, FaultValueError
 
 real_sleep = time.sleep
 NAME = "celery-faults simulation"
@@ -1166,8 +1167,12 @@ async def test_wrong_arguments(worker, add):
 async def test_a_timeout_that_is_no_number(worker, add):
     """It is said at once, and not taken for a time."""
     result = add.delay(1, 2)
-    with pytest.raises(TypeError):
-        await worker.aget(result, timeout="x")
+    for wrong in ("x", True):
+        with pytest.raises(FaultTypeError, match="virtual seconds, or None"):
+            await worker.aget(result, timeout=wrong)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(FaultValueError, match="virtual seconds from 0 up, or None"):
+            await worker.aget(result, timeout=wrong)
     assert await worker.aget(result) == 3
 
 
