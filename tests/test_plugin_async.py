@@ -335,10 +335,7 @@ def test_with_anyio(shop, strict):
     check(shop.run(subprocess=True), passed=2 * 6 + 2)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["asyncio", pytest.param("trio", marks=pytest.mark.xfail(reason="each deadline of trio is taken for a sleep"))],
-)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_wait_that_never_ends_inside_a_timeout(shop, backend):
     shop.test(
         f"""{HEAD}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import threading
 from collections.abc import Callable
@@ -160,6 +159,14 @@ def _anyio_workers(loop: Any) -> int:
     )
 
 
+def _sleeps(task: Any) -> bool:
+    """Whether a task of trio's, or one that it has begun, is in ``trio.sleep()``. A deadline alone only ends waits."""
+    frames = (frame for frame, _ in task.iter_await_frames())
+    return any(
+        frame.f_code.co_name == "sleep_until" and frame.f_globals["__name__"].startswith("trio.") for frame in frames
+    ) or any(_sleeps(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
+
+
 #: Real seconds after which the same goes for trio, which does not count turns.
 _SPINNING = 0.05
 
@@ -206,10 +213,9 @@ class _TrioLoop:
         try:
             with trio.move_on_after(_SPINNING):
                 await trio.testing.wait_all_tasks_blocked()
-            statistics = trio.lowlevel.current_statistics()
             own_files = 1  # through which other threads wake it
-            files = getattr(statistics.io_statistics, "tasks_waiting_read", own_files)
-            self._may_act = math.isfinite(statistics.seconds_to_next_deadline) or files > own_files
+            files = getattr(trio.lowlevel.current_statistics().io_statistics, "tasks_waiting_read", own_files)
+            self._may_act = files > own_files or _sleeps(trio.lowlevel.current_root_task())
             self._working = trio.to_thread.current_default_thread_limiter().borrowed_tokens
         finally:  # it may be cancelled, when trio ends
             function(self._working)

@@ -62,7 +62,7 @@ class _Thread:
     def __init__(self, is_main: bool) -> None:
         self.current: asyncio.AbstractEventLoop | None = None
         #: Whether it has no loop, rather than none yet.
-        self.has_decided = not is_main
+        self.has_decided: bool = not is_main
         #: The loops that have run in it.
         self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
 

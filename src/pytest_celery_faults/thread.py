@@ -13,12 +13,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
 from . import eventloops
 from .clock import real_monotonic
-from .errors import CeleryFaultsError, StalledTaskError, hide_ours
+from .errors import CeleryFaultsError, StalledTaskError, WaitNeverEndsError, hide_ours
 from .eventloops import EventLoop
 from .simulation import Fiber, PassThrough, Simulation
 from .task_loops import Loops
@@ -42,13 +42,14 @@ class Call:
     def __init__(
         self, function: Callable[[], Any], when_done: Callable[[], object], thread: int | None = None, what: str = ""
     ) -> None:
-        self.context = copy_context()
+        self.context: Context = copy_context()
         #: The thread that is blocked until it gets the answer, and what it waits for.
-        self.thread = thread
-        self.what = what
-        self.taken_back = False
+        self.thread: int | None = thread
+        self.what: str = what
+        #: What the call is to raise where it waits, since nobody waits for it any more.
+        self.taken_back: BaseException | None = None
         self.fiber: Fiber | None = None
-        self.done = False
+        self.done: bool = False
         self._function = function
         self._when_done = when_done
         self._value: Any = None
@@ -105,6 +106,8 @@ class SimulationThread:
         self._slow_threads = 0
         self._broken: BaseException | None = None
         self._over = False
+        #: Whether the test has ended without it. When it goes on some day, other tests run.
+        self._abandoned = False
 
     # -- from the test's threads
 
@@ -120,7 +123,7 @@ class SimulationThread:
             self._begin(call)
             done.wait()
         except BaseException:
-            self._take_back(call)
+            self._take_back(call, _TakenBack())
             raise
         return cast(T, call.result())
 
@@ -135,7 +138,7 @@ class SimulationThread:
             self._begin(call)
             await event.wait()
         except BaseException:
-            self._take_back(call)
+            self._take_back(call, _TakenBack())
             raise
         finally:
             self._awaiting -= 1
@@ -159,9 +162,9 @@ class SimulationThread:
         self._new.append(call)
         self.notify()
 
-    def _take_back(self, call: Call) -> None:
+    def _take_back(self, call: Call, why: BaseException) -> None:
         if not call.done:
-            call.taken_back = True
+            call.taken_back = why
             self._taken_back.append(call)
             self.notify()
 
@@ -187,7 +190,7 @@ class SimulationThread:
             StalledTaskError: a task blocks, and the test has not been told.
         """
         for call in [*self._calls, *self._new]:
-            self._take_back(call)
+            self._take_back(call, WaitNeverEndsError("a call of the test", "the test is over"))
         if self._broken is None:
             done = threading.Event()
             call = Call(lambda: None, done.set, threading.get_ident())
@@ -208,7 +211,7 @@ class SimulationThread:
         self.notify()
         self._thread.join(patience if self._broken is None else 0)
         if self._thread.is_alive():
-            self._over = True
+            self._over = self._abandoned = True
             if self._broken is not None:  # the test knows
                 return
             raise StalledTaskError(
@@ -257,7 +260,8 @@ class SimulationThread:
                 self._let_loops_come_to_rest()
                 if not self._take_news() and simulation.callers:
                     simulation.serve()
-            self._last.run()
+            if not self._abandoned:
+                self._last.run()
         except BaseException as error:
             self.give_up(error.error if isinstance(error, PassThrough) else error)
         simulation.leave_thread()
@@ -266,15 +270,17 @@ class SimulationThread:
         """Begin calls, up to the first that has got its answer at once: then the test is to do what it does with it."""
         while self._taken_back:
             call = self._taken_back.popleft()
-            if call.fiber is not None and call.fiber in self._simulation.callers:
-                self._simulation.end_call(call.fiber, _TakenBack())
+            assert call.taken_back is not None
+            if call in self._new:
+                self._new.remove(call)
+                call.fail(call.taken_back)
+            elif call.fiber is not None and call.fiber in self._simulation.callers:
+                self._simulation.end_call(call.fiber, call.taken_back)
         # Chance decides in which order threads come here: first the coroutines, then by what they wait for.
         loops = {loop.thread for loop in self._loops}
         new = sorted(self._new, key=lambda call: (call.thread is not None and call.thread not in loops, call.what))
         for call in new:
             self._new.remove(call)
-            if call.taken_back:
-                continue
             self._calls.append(call)
             call.fiber = self._simulation.begin_call(call.run, call.context)
             if call.done:

@@ -252,6 +252,7 @@ class WorkerControl:
             timeout: virtual seconds.
 
         Raises:
+            FaultTypeError, FaultValueError: that is no result, or no timeout.
             celery.exceptions.TimeoutError: the result is not there in time. The task goes on.
             WaitNeverEndsError: nothing can bring the result any more.
             Exception: whatever the task failed with.
@@ -260,6 +261,10 @@ class WorkerControl:
         """
         if not isinstance(result, ResultBase):
             raise FaultTypeError(f"aget({safe_repr(result)}): a result, as delay() and apply_async() return")
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+            raise FaultTypeError(f"aget(timeout={timeout!r}): virtual seconds, or None")
+        if timeout is not None and not timeout >= 0:
+            raise FaultValueError(f"aget(timeout={timeout!r}): virtual seconds from 0 up, or None")
         return await self._simulation.arun(lambda: result.get(timeout=timeout))
 
     def step(self) -> Event | None:

@@ -163,8 +163,8 @@ def test_hundreds_of_async_tests_leave_nothing(unmeasured):
     assert found["last"] == found["first"]
     assert found["last"]["threads"] == ["MainThread", "celery-faults watchdog"]
     assert len(found["blocks"]) == 4
-    # Python 3.10's caches go on growing for 500 tests, sync ones as well.
-    assert min(found["blocks"]) < (0.5 if sys.version_info >= (3, 11) else 4), found["blocks"]
+    # On Python 3.10 about two small blocks a test stay, of sync tests as well.
+    assert min(found["blocks"]) < (0.5 if sys.version_info >= (3, 11) else 5), found["blocks"]
 
 
 def test_a_task_that_is_killed_in_an_async_test_costs_little(unmeasured):
