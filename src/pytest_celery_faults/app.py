@@ -247,7 +247,8 @@ class Adoption:
         remember(restore_receivers)
         remember(setattr, _state, "default_app", _state.default_app)
         remember(setattr, _state._tls, "current_app", _state._tls.current_app)
-        remember(_state._set_task_join_will_block, _state.task_join_will_block())
+        remember(_state._set_task_join_will_block, False)
+        _state._set_task_join_will_block(False)
         remember(kombu.asynchronous.hub.set_event_loop, kombu.asynchronous.hub.get_event_loop())
         kombu.asynchronous.hub.set_event_loop(None)
         for group in (kombu.pools.connections, kombu.pools.producers):

@@ -105,6 +105,7 @@ class SimulationThread:
         #: Of the threads that work for the test's loops, so many take longer than anybody waits for.
         self._slow_threads = 0
         self._broken: BaseException | None = None
+        self._has_told = False
         self._over = False
         #: Whether the test has ended without it. When it goes on some day, other tests run.
         self._abandoned = False
@@ -178,10 +179,12 @@ class SimulationThread:
     def give_up(self, error: BaseException) -> None:
         """The thread is stuck for ever: nobody gets an answer from it any more, only the reason."""
         self._broken = error
-        self._simulation.forget(error)
-        for call in [*self._calls, *self._new]:
-            if not call.done:
-                call.fail(error)
+        waiting = [call for call in [*self._calls, *self._new] if not (call.done or call.taken_back)]
+        if waiting:
+            self._has_told = True
+            self._simulation.forget(error)
+        for call in waiting:
+            call.fail(error)
 
     def come_to_rest(self) -> None:
         """Take all calls back: nobody waits for the simulation any more, so it does not run from now on.
@@ -191,6 +194,9 @@ class SimulationThread:
         """
         for call in [*self._calls, *self._new]:
             self._take_back(call, WaitNeverEndsError("a call of the test", "the test is over"))
+        if self._broken is not None and not self._has_told:
+            self._has_told = True
+            raise self._broken
         if self._broken is None:
             done = threading.Event()
             call = Call(lambda: None, done.set, threading.get_ident())
@@ -212,6 +218,8 @@ class SimulationThread:
         self._thread.join(patience if self._broken is None else 0)
         if self._thread.is_alive():
             self._over = self._abandoned = True
+            # What it does to the state of the process, when it comes free, would be done to another test.
+            self._simulation.let_go()
             if self._broken is not None:  # the test knows
                 return
             raise StalledTaskError(

@@ -24,6 +24,8 @@ from .simulation import TASK_RANK, Fiber, PassThrough, Simulation
 from .timeline import Timeline
 
 _SIGNAL = getattr(signal, "SIGURG", None)
+#: Real seconds after which a thread in which an error was raised is taken not to notice.
+_TIME_TO_NOTICE = 1.0
 
 
 class Watchdog:
@@ -87,7 +89,8 @@ class Watchdog:
             fiber, since, timeout, simulation = self._fiber, self._since, self._timeout, self._simulation
             if simulation is not None and fiber is not None and fiber is self._fiber:
                 if self._struck is fiber and simulation.outside is not None:
-                    simulation.outside.give_up(self._error)
+                    if real_monotonic() - since > _TIME_TO_NOTICE:
+                        simulation.outside.give_up(self._error)
                 elif real_monotonic() - since > timeout:
                     self._since = real_monotonic()
                     if not self._is_debugging(simulation.thread_id):

@@ -817,6 +817,7 @@ def test_the_current_loop_is_as_in_a_fresh_main_thread(app):
         pid = os.fork()
     if not pid:
         try:
+            asyncio.set_event_loop_policy(None)  # other tests have run in this process
             os.write(writer, repr(ask()).encode())
         finally:
             os._exit(0)
