@@ -57,13 +57,14 @@ class Shop:
         """Write ``test_shop.py`` (and other test modules)."""
         self.pytester.makepyfile(**{"test_shop": source, **more})
 
-    def run(self, *args: str, subprocess: bool = False, asyncio: str = "") -> pytest.RunResult:
-        """Run pytest on it, with warnings as errors; with pytest-asyncio in that mode, or without it.
+    def run(self, *args: str, subprocess: bool = False, asyncio: str = "", anyio: bool = False) -> pytest.RunResult:
+        """Run pytest on it, with warnings as errors; with pytest-asyncio in that mode, and anyio, or without them.
 
-        Where pytest-asyncio is installed it warns of an option that the run does not set.
+        Where pytest-asyncio is installed it warns of an option that the run does not set, and anyio imports trio.
         """
-        loops = ("-o", "asyncio_default_fixture_loop_scope=function", "--asyncio-mode", asyncio)
-        args = (*(loops if asyncio else ("-p", "no:asyncio")), "-W", "error", *args)
+        mode = ("-o", "asyncio_default_fixture_loop_scope=function", "--asyncio-mode", asyncio)
+        without = (*(() if asyncio else ("-p", "no:asyncio")), *(() if anyio else ("-p", "no:anyio")))
+        args = (*(mode if asyncio else ()), *without, "-W", "error", *args)
         if subprocess:
             return self.pytester.runpytest_subprocess(*args, timeout=60)
         self.pytester.syspathinsert()

@@ -129,7 +129,9 @@ def test_the_examples_of_a_page_do_what_it_says(project, name):
         (project.path / "tests" / f"test_{number}.py").write_text(f"{page.files['test_shop.py']}\n\n{example.code}")
     failing = {test for example in page.examples for test in example.tests if example.prints}
     is_async = any("@pytest.mark.asyncio" in example.code for example in page.examples)
-    asyncio = ("-o", "asyncio_default_fixture_loop_scope=function") if is_async else ("-p", "no:asyncio")
+    asyncio = (
+        ("-o", "asyncio_default_fixture_loop_scope=function") if is_async else ("-p", "no:asyncio", "-p", "no:anyio")
+    )
 
     result = project.runpytest_subprocess("--celery-faults", *asyncio, "-W", "error", "-rA", timeout=120)
 

@@ -332,7 +332,7 @@ def test_last():
 
 def test_with_anyio(shop, strict):
     shop.test(HEAD + ANYIO)
-    check(shop.run(subprocess=True), passed=2 * 6 + 2)
+    check(shop.run(subprocess=True, anyio=True), passed=2 * 6 + 2)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -351,7 +351,7 @@ async def test_it(celery_faults):
         await celery_faults.worker.aget(app.AsyncResult("nobody"))
 """
     )
-    shop.run().assert_outcomes(passed=1)
+    shop.run(anyio=True).assert_outcomes(passed=1)
 
 
 def test_with_unittest_alone(shop):
