@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import greenlet
 
-from .clock import TimeSource
+from .clock import TimeSource, real_monotonic
 from .errors import StalledTaskError, WaitNeverEndsError, WrongThreadError, hide_ours
 
 __tracebackhide__ = hide_ours
@@ -224,6 +224,8 @@ class Simulation:
         self._step_over: Callable[[], bool] | None = None
         self._idle_sleeps = 0
         self._waiting: dict[Fiber, Wait] = {}
+        # Real seconds that something real took at this instant of the clock.
+        self._real_spent = 0.0
         # The context of the latest call from another thread.
         self._context: Context | None = None
 
@@ -654,10 +656,15 @@ class Simulation:
                 )
             return
         is_real = bool(files) or (self.outside is not None and not self.clock.virtual)
-        if is_real and self._poll(files, seconds):
+        if is_real and self._poll(files, self._left_of(seconds)):
             return
+        self._real_spent = 0.0
         if until is not None:
             self.clock.move_to(max(until, self.clock.now_us))
+
+    def _left_of(self, seconds: float | None) -> float | None:
+        """What is left of a span of which real time has passed while something real made progress."""
+        return None if seconds is None else max(0.0, seconds - self._real_spent)
 
     def _poll(self, files: Files, seconds: float | None) -> bool:
         """Wait in real time for one of the files, or for news from outside."""
@@ -666,7 +673,10 @@ class Simulation:
             poll.register(number, events)
         if self.outside is not None:
             poll.register(self.outside.fileno(), select.POLLIN)
+        began = real_monotonic()
         happened = bool(poll.poll(None if seconds is None else seconds * 1000))
+        if files and self.clock.virtual:
+            self._real_spent += real_monotonic() - began
         if self.outside is not None:
             self.outside.hear()
         return happened

@@ -1112,3 +1112,36 @@ def test_in_a_run_of_its_own_where_warnings_are_errors(pytester, monkeypatch):
     result = pytester.runpytest_subprocess("-W", "error", "--celery-faults", "-p", "no:asyncio")
     result.assert_outcomes(passed=4)
     assert str(result.stderr) == ""
+
+
+def test_a_timeout_strikes_while_something_real_makes_progress(app):
+    """Each byte that comes begins the wait anew; the time of all of them counts."""
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def send():
+        while not over.wait(0.05):
+            theirs.send(b"x")
+
+    @app.task(name="shop.read")
+    def read():
+        async def forever():
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                while True:
+                    await reader.read(1)
+            finally:
+                writer.close()
+
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(forever(), 0.5))
+        return "ended"
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert read.delay().get(timeout=30) == "ended"
+    finally:
+        over.set()
+        sender.join()
+        theirs.close()
