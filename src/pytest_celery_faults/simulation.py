@@ -635,8 +635,12 @@ class Simulation:
         if musts or files:
             self._pass_time(min(musts + mays) if musts else None, files)
             return None
-        if self.outside is not None and self.outside.may_act() and self._poll({}, self.patience):
-            return None
+        if self.outside is not None:
+            may_act = self.outside.may_act()
+            now = self.clock.now_us
+            over = any(self._waiting[caller].is_over(now) for caller in self.callers)
+            if self.outside.has_news() or self._wake() or over or (may_act and self._poll({}, self.patience)):
+                return None
         caller = self.callers[0]
         what = caller.purpose() if caller.purpose is not None else self._waiting[caller].what
         self._waiting[caller].exception = WaitNeverEndsError(what, self._reasons())

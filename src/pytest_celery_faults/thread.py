@@ -205,6 +205,7 @@ class SimulationThread:
             if not done.wait(2 * self._simulation.patience):
                 self.give_up(StalledTaskError("the worker itself blocks in real time at the end of the test"))
             call.result()
+            self._simulation.raise_escaped()
 
     def stop(self, function: Callable[[], None], patience: float) -> None:
         """Run a function as the last thing of all, and end the thread.
@@ -245,6 +246,10 @@ class SimulationThread:
             os.read(self._wake_read, 4096)
 
     def may_act(self) -> bool:
+        if any(loop.may_act() for loop in self._free_loops()):
+            return True
+        # One whose time is over may be at it at this moment.
+        self._let_loops_come_to_rest()
         return any(loop.may_act() for loop in self._free_loops())
 
     def _free_loops(self) -> list[EventLoop]:
