@@ -18,7 +18,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
-from .clock import real_monotonic
+from .clock import real_monotonic, real_sleep
 from .errors import StalledTaskError
 from .simulation import TASK_RANK, Fiber, PassThrough, Simulation
 from .timeline import Timeline
@@ -44,6 +44,7 @@ class Watchdog:
         # The fiber in whose thread an error was raised, which it may not notice.
         self._struck: Fiber | None = None
         self._error = StalledTaskError()
+        self._was_noticed = False
 
     def watch(self, simulation: Simulation, timeout: float, timeline: Timeline) -> None:
         if _SIGNAL is None or threading.current_thread() is not threading.main_thread():
@@ -91,6 +92,8 @@ class Watchdog:
                 if self._struck is fiber and simulation.outside is not None:
                     if real_monotonic() - since > _TIME_TO_NOTICE:
                         simulation.outside.give_up(self._error)
+                    elif not (_STAYS_RAISED or self._was_noticed):
+                        self._raise_in(simulation.thread_id)
                 elif real_monotonic() - since > timeout:
                     self._since = real_monotonic()
                     if not self._is_debugging(simulation.thread_id):
@@ -103,17 +106,22 @@ class Watchdog:
             self._stalled = fiber
             signal.pthread_kill(thread_id, _SIGNAL or 0)
             return
-        self._struck = fiber
-        self._error = error = self._what_stalled(fiber, sys._current_frames().get(thread_id))
-        simulation.abort(error)
+        self._struck, self._was_noticed = fiber, False
+        self._error = self._what_stalled(fiber, sys._current_frames().get(thread_id))
+        simulation.abort(self._error)
+        self._raise_in(thread_id)
 
-        def told(self: PassThrough) -> None:
-            PassThrough.__init__(self, error)
-            self.told = True
+    def _raise_in(self, thread_id: int) -> None:
+        def told(exception: PassThrough) -> None:
+            PassThrough.__init__(exception, self._error)
+            exception.told = self._was_noticed = True
 
         # It takes a class, and calls it without arguments.
         stalled = type("Stalled", (PassThrough,), {"__init__": told})
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(stalled))
+        if _STAYS_RAISED:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(stalled))
+        else:
+            _raise_for_a_moment(thread_id, stalled)
 
     @staticmethod
     def _is_debugging(thread_id: int) -> bool:
@@ -139,6 +147,31 @@ class Watchdog:
             f"{fiber.name} blocked for more than {self._timeout:g} real seconds (stall_timeout). "
             f"It stands here:\n{stack}"
         )
+
+
+#: While an exception waits for a thread that waits in C, CPython 3.11 does not get past the first instruction of any
+#: function of a thread with a trace function, such as coverage's: it looks for it there again and again.
+_STAYS_RAISED = sys.version_info[:2] != (3, 11)
+
+
+class _Noticed(BaseException):
+    """Makes the interpreter stop looking for an exception that was taken back."""
+
+
+def _raise_for_a_moment(thread_id: int, exception: type[BaseException]) -> None:
+    """Raise in a thread, and take it back if the thread does not notice: no function is called meanwhile but C's."""
+    set_exception, waits = ctypes.pythonapi.PyThreadState_SetAsyncExc, real_sleep
+    there, here = ctypes.c_ulong(thread_id), ctypes.c_ulong(threading.get_ident())
+    raised, noticed = ctypes.py_object(exception), ctypes.py_object(_Noticed)
+    set_exception(there, raised)
+    waits(0.02)
+    try:
+        set_exception(there, None)
+        set_exception(here, noticed)
+        while True:
+            pass
+    except _Noticed:
+        pass
 
 
 _waiting = threading.Event()
