@@ -365,7 +365,12 @@ class Loops:
                 thread.loops.add(loop)
                 _ran.add(loop)
                 with loops._waiting_in_simulation(loop):
-                    return original(loop)
+                    try:
+                        return original(loop)
+                    except KeyboardInterrupt as interrupt:
+                        # `asyncio.run` may now wait for a coroutine whose next step the interrupt took the place of.
+                        loops.simulation.abort(interrupt)
+                        raise
 
             return run_forever
 
