@@ -8,6 +8,7 @@ loop reads, as in ``celery.concurrency.asynpool``.
 from __future__ import annotations
 
 import itertools
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from billiard.pool import ApplyResult
+from billiard.pool import ApplyResult, MaybeEncodingError
 from celery import signals
 from celery.concurrency import prefork
 from celery.concurrency.base import BasePool
@@ -34,6 +35,15 @@ _FIRST_PID = 10_001
 _SOFT_TIMEOUT = getattr(signal, "SIGUSR1", -1)
 # Signals on which a child unwinds and leaves: see billiard.common.reset_signals.
 _LEAVES_ON = {signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name))}
+
+
+def _through_a_pipe(result: tuple[bool, Any]) -> Any:
+    """What the worker gets of what its child reports, as in ``billiard.pool.Worker.workloop``."""
+    try:
+        return pickle.loads(pickle.dumps(result))  # noqa: S301 - it is what was dumped
+    except Exception as error:
+        wrapped = MaybeEncodingError(error, result[1])
+        return False, ExceptionInfo((MaybeEncodingError, wrapped, error.__traceback__))
 
 
 class Child:
@@ -292,13 +302,15 @@ class Pool(BasePool):
             self.lose(child, -signal.SIGINT, "interrupted")
             return
 
+        reported = _through_a_pipe(result)
+
         def done() -> None:
             child.job = None
             if exit_ is None:
                 child.fiber = None
             if not job.ready() and self._semaphore is not None:
                 self._semaphore.release()
-            job._set(None, result)
+            job._set(None, reported)
             self._give_out_jobs()
 
         self._messages.queue.append(done)

@@ -36,31 +36,28 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def real_side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real Redis server; its workers are started as scenarios need them."""
+    """Real Redis servers for broker and backend; workers are started as scenarios need them."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed: nothing real to compare with")
-    from fidelity_drivers import RealSide, RedisServer
+    from fidelity_drivers import RealSide
     from scenario_app import app
 
-    folder = tmp_path_factory.mktemp("fidelity")
-    server = RedisServer(program, folder)
-    side = RealSide(server, folder)
-    # The app that sends the tasks of the real side; the harness adopts the same one, this server's URL and all.
-    app.conf.update(broker_url=server.broker_url, result_backend=server.backend_url)
+    side = RealSide(program, tmp_path_factory.mktemp("fidelity"))
+    # The app that sends the tasks of the real side; the harness adopts the same one, these servers' URLs and all.
+    app.conf.update(broker_url=side.broker.url, result_backend=side.backend.url)
     try:
         yield side
     finally:
         app.close()
         side.stop()
-        server.stop()
 
 
 @pytest.fixture
 def page_writer(request: pytest.FixtureRequest, real_side: Any) -> Any:
     writer = request.config.stash.get(PAGE_WRITER, None)
     if writer is not None:
-        writer.redis_server = real_side.server.version
+        writer.redis_server = real_side.broker.version
     return writer
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,43 +47,51 @@ def wait_for(what: str, condition: Callable[[], bool], timeout: float) -> None:
 
 
 class RedisServer:
-    """A ``redis-server`` of our own: broker in database 0, results in database 1."""
+    """A ``redis-server`` of our own, of which one database is used."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, database: int) -> None:
+        folder.mkdir()
         self.port = free_port()
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        command += ["--save", "", "--appendonly", "no"]
-        with (folder / "redis.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - the command is ours
-        self.broker = redis.Redis(port=self.port, db=0)
-        self.results = redis.Redis(port=self.port, db=1)
+        self.url = f"redis://127.0.0.1:{self.port}/{database}"
+        self.client = redis.Redis(port=self.port, db=database)
+        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        self._command += ["--save", "", "--appendonly", "no"]
+        self._log = folder / "redis.log"
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(self._command, stdout=log, stderr=log)  # noqa: S603 - the command is ours
         try:
             wait_for("redis-server starting", self._answers, _STARTS_WITHIN)
         except AssertionError:
-            self.stop()
+            process.kill()
+            process.wait(10)
             raise
+        return process
 
     def _answers(self) -> bool:
         try:
-            return bool(self.broker.ping())
+            return bool(self.client.ping())
         except redis.ConnectionError:
             return False
 
     @property
-    def broker_url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def backend_url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/1"
-
-    @property
     def version(self) -> str:
-        return str(self.broker.info("server")["redis_version"])
+        return str(self.client.info("server")["redis_version"])
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Shut down, and started again with what it had."""
+        self.client.shutdown(save=True)
+        self._process.wait(10)
+        try:
+            yield
+        finally:
+            self._process = self._start()
 
     def stop(self) -> None:
-        self.broker.close()
-        self.results.close()
+        self.client.close()
         self._process.terminate()
         self._process.wait(10)
 
@@ -91,16 +99,17 @@ class RedisServer:
 class Worker:
     """A ``celery worker`` process with one child."""
 
-    def __init__(self, server: RedisServer, conf: dict[str, Any], folder: Path, number: int) -> None:
+    def __init__(self, side: RealSide, conf: dict[str, Any], name: str, log: Path) -> None:
         self.conf = conf
-        self.name = f"fidelity{number}@real"
-        self.log = folder / f"worker{number}.jsonl"
-        self.output = folder / f"worker{number}.log"
+        self.name = f"{name}@real"
+        self.log = log
+        self.output = log.with_name(f"{name}.log")
         self.log.touch()
+        self._log_begins_at = self.log.stat().st_size
         environment = {
             **os.environ,
-            "FIDELITY_BROKER": server.broker_url,
-            "FIDELITY_BACKEND": server.backend_url,
+            "FIDELITY_BROKER": side.broker.url,
+            "FIDELITY_BACKEND": side.backend.url,
             "FIDELITY_CONF": json.dumps(conf),
             scenario_app.LOG_VARIABLE: str(self.log),
             "PYTHONPATH": str(HERE),
@@ -108,9 +117,9 @@ class Worker:
         command = [sys.executable, "-m", "celery", "-A", "scenario_app", "worker", "-P", "prefork", "-c", "1"]
         # As the harness starts its own: what workers tell each other is not what is compared.
         command += ["-n", self.name, "-l", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        with self.output.open("wb") as output:
+        with self.output.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: S603 - the command is ours
-                command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
+                command, env=environment, cwd=log.parent, stdout=output, stderr=output, start_new_session=True
             )
         try:
             wait_for("the worker starting", self._is_up, _STARTS_WITHIN)
@@ -119,7 +128,7 @@ class Worker:
             raise
 
     def _is_up(self) -> bool:
-        said = self.log.read_text()
+        said = self.log.read_bytes()[self._log_begins_at :].decode()
         return "worker_ready" in said and "worker_process_init" in said
 
     @property
@@ -139,37 +148,49 @@ class Worker:
 
 
 class RealSide:
-    """Keeps one worker running, a new one when a scenario needs other settings or the last one left a mess."""
+    """Keeps a worker running, a new one when a scenario needs other settings or the last one left a mess."""
 
-    def __init__(self, server: RedisServer, folder: Path) -> None:
-        self.server = server
+    def __init__(self, program: str, folder: Path) -> None:
+        self.broker = RedisServer(program, folder / "broker", 0)
+        self.backend = RedisServer(program, folder / "backend", 1)
+        #: Those that were started last.
+        self.workers: list[Worker] = []
         self._folder = folder
-        self._worker: Worker | None = None
         self._started = 0
 
-    def worker(self, conf: dict[str, Any]) -> Worker:
-        worker = self._worker
-        if worker is not None and (not worker.alive or worker.conf != conf):
-            self.stop()
-            worker = None
-        if worker is None:
-            self.server.broker.flushdb()
+    def start_workers(self, conf: dict[str, Any], number: int) -> None:
+        workers = self.workers
+        if len(workers) != number or not all(worker.alive and worker.conf == conf for worker in workers):
+            self.stop_workers()
+            self.broker.client.flushdb()
             self._started += 1
-            worker = self._worker = Worker(self.server, conf, self._folder, self._started)
-        return worker
+            log = self._folder / f"worker{self._started}.jsonl"
+            for n in range(number):
+                workers.append(Worker(self, conf, f"fidelity{self._started}.{n}", log))
+
+    def restart(self, worker: Worker) -> None:
+        """Start another of that name; it writes on in the same file."""
+        name = worker.name.partition("@")[0]
+        self.workers[self.workers.index(worker)] = Worker(self, worker.conf, name, worker.log)
+
+    def stop_workers(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
 
     def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        self.stop_workers()
+        self.broker.stop()
+        self.backend.stop()
 
     def run(self, scenario: Scenario) -> Raw:
         if scenario.fresh:
-            self.stop()
-        self.server.results.flushdb()
-        raw = RealDriver(self, self.worker(scenario.conf), scenario).run(scenario)
+            self.stop_workers()
+        self.backend.client.flushdb()
+        self.start_workers(scenario.conf, scenario.workers)
+        raw = RealDriver(self, scenario).run(scenario)
         if raw.unacked or any(raw.queues.values()) or scenario.fresh:
-            self.stop()
+            self.stop_workers()
         return raw
 
 
@@ -179,8 +200,8 @@ class Driver:
     broker: Any
     results: Any
 
-    def __init__(self, hostname: str) -> None:
-        self.raw = Raw(hostname)
+    def __init__(self, *hostnames: str) -> None:
+        self.raw = Raw(hostnames)
         self.stopped = False
 
     # -- what scenarios call
@@ -236,6 +257,17 @@ class Driver:
     def crash(self) -> None:
         raise NotImplementedError
 
+    def restart(self) -> None:
+        """Start a worker again after it was stopped or has crashed."""
+        raise NotImplementedError
+
+    def broker_down(self) -> AbstractContextManager[None]:
+        """The broker is shut down in this block, and then has what it had."""
+        raise NotImplementedError
+
+    def backend_down(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
     # -- around them
 
     def run(self, scenario: Scenario) -> Raw:
@@ -269,18 +301,22 @@ class Driver:
 
 
 class RealDriver(Driver):
-    def __init__(self, side: RealSide, worker: Worker, scenario: Scenario) -> None:
-        super().__init__(worker.name)
+    def __init__(self, side: RealSide, scenario: Scenario) -> None:
+        super().__init__(*(worker.name for worker in side.workers))
         self._loses_child = scenario.loses_child
         self._side = side
-        self._worker = worker
-        self._offset = 0 if scenario.fresh else worker.log.stat().st_size
-        self.broker, self.results = side.server.broker, side.server.results
+        self._log = side.workers[0].log
+        self._offset = 0 if scenario.fresh else self._log.stat().st_size
+        self.broker, self.results = side.broker.client, side.backend.client
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return self._side.workers
 
     def run(self, scenario: Scenario) -> Raw:
         recording = scenario_app.recording
         before = recording.sink, recording.role
-        recording.sink = lambda record: scenario_app.append(str(self._worker.log), record)
+        recording.sink = lambda record: scenario_app.append(str(self._log), record)
         recording.role = lambda: "client"
         settings = {name: app.conf[name] for name in scenario.conf}
         app.conf.update(scenario.conf)
@@ -291,7 +327,7 @@ class RealDriver(Driver):
             recording.sink, recording.role = before
 
     def _records(self) -> list[dict[str, Any]]:
-        with self._worker.log.open("rb") as log:
+        with self._log.open("rb") as log:
             log.seek(self._offset)
             return [json.loads(line) for line in log.read().splitlines()]
 
@@ -306,7 +342,7 @@ class RealDriver(Driver):
 
         def ask() -> None:
             while not over.wait(0.1):
-                app.control.broadcast("outstanding", destination=[self._worker.name])
+                app.control.broadcast("outstanding", destination=self._names)
 
         thread = threading.Thread(target=ask)
         thread.start()
@@ -323,32 +359,51 @@ class RealDriver(Driver):
         time.sleep(seconds)
 
     def stop(self, warm: bool) -> None:
-        self._worker.stop(signal.SIGTERM if warm else signal.SIGQUIT)
+        for worker in self._workers:
+            worker.stop(signal.SIGTERM if warm else signal.SIGQUIT)
         self.stopped = True
 
     def crash(self) -> None:
-        self._worker.stop(signal.SIGKILL)
+        for worker in self._workers:
+            worker.kill()
         self.stopped = True
+
+    def restart(self) -> None:
+        for worker in list(self._workers):
+            self._side.restart(worker)
+        self.stopped = False
+
+    def broker_down(self) -> AbstractContextManager[None]:
+        return self._side.broker.down()
+
+    def backend_down(self) -> AbstractContextManager[None]:
+        return self._side.backend.down()
+
+    @property
+    def _names(self) -> list[str]:
+        return [worker.name for worker in self._workers]
 
     def settle(self) -> None:
         """Until the worker has nothing to do and nothing changes any more.
 
         A message that stays unacked for ever is an observation, so it only makes the quiet that is asked for longer.
         """
-        inspect = app.control.inspect(destination=[self._worker.name], timeout=2)
+        inspect = app.control.inspect(destination=self._names, timeout=2)
+        idle = {key: {"requests": 0, "scheduled": 0, "children": 1} for key in self._names}
         end = time.monotonic() + _SETTLES_WITHIN
         now: Any = None
         last: Any = None
         quiet = 0
         while True:
-            assert self._worker.alive, f"the real worker is dead: {self._worker.output.read_text()[-3000:]}"
+            for worker in self._workers:
+                assert worker.alive, f"the real worker is dead: {worker.output.read_text()[-3000:]}"
             if time.monotonic() > end:
-                raise AssertionError(f"the real side does not settle: {now}\n{self._worker.output.read_text()[-3000:]}")
-            answer = (inspect._request("outstanding") or {}).get(self._worker.name)
+                output = self._workers[0].output.read_text()
+                raise AssertionError(f"the real side does not settle: {now}\n{output[-3000:]}")
+            answers = inspect._request("outstanding") or {}
             queued = sum(self.broker.llen(key) for key in self._queue_keys())
-            now = (answer, queued, self.broker.hkeys("unacked"), self._worker.log.stat().st_size)
-            idle = answer == {"requests": 0, "scheduled": 0, "children": 1} and not queued and self._children_are_up()
-            quiet = quiet + 1 if idle and now == last else 0
+            now = (answers, queued, self.broker.hkeys("unacked"), self._log.stat().st_size)
+            quiet = quiet + 1 if answers == idle and not queued and self._children_are_up() and now == last else 0
             last = now
             if quiet >= (10 if self.broker.exists("unacked") else 1):
                 return
@@ -383,7 +438,8 @@ class HarnessDriver(Driver):
         recording.sink = lambda record: self._written_down.append(json.loads(json.dumps(record)))
         recording.role = self._role
         try:
-            yield
+            with scenario_app.messages_are_watched():
+                yield
         finally:
             recording.sink = None
             assert logging.getLogger("celery").level == level
@@ -425,3 +481,19 @@ class HarnessDriver(Driver):
     def crash(self) -> None:
         self.stopped = True
         self._celery_faults.worker.crash()
+
+    def restart(self) -> None:
+        self._celery_faults.worker.start()
+        self.stopped = False
+
+    def broker_down(self) -> AbstractContextManager[None]:
+        return self._celery_faults.broker.down()
+
+    @contextmanager
+    def backend_down(self) -> Iterator[None]:
+        server = self._celery_faults.server
+        server.take_down("backend", None)
+        try:
+            yield
+        finally:
+            server.bring_up("backend")

@@ -4,8 +4,8 @@ Compared
     for each task, named by its name and ordinal (``scenario_app.add#2``): what happened to it in the worker's main
     process, in order, and in a child, in order; both in one order where that is determined; what was stored, the
     exception's type, module and arguments and the traceback's functions included; what the caller got. For all
-    tasks together: what each role published, in order; Celery's warnings and errors of each role; what is left in
-    the queues and in ``unacked``; the keys left in the result backend and whether they expire. In a child, where
+    tasks together: what each role published, in order; Celery's warnings and errors of each role; Celery's events, as a
+    monitor reads them; how and when each message was settled (ack, reject, requeue); what is left in the queues and in ``unacked``; the keys left in the result backend and whether they expire. In a child, where
     one task runs at a time, and in the client, the order of all that happens to all tasks; where one task is there at
     a time, in the main process too, and all processes in one order. For each signal its sender and the names of its
     arguments, and which process sends it.
@@ -14,7 +14,8 @@ Not compared, and why
     ids, process ids, host names, object addresses, the job number in ``WorkerLostError``: differ from run to run.
     The order of main process and child while a task is retried or replaced: the child publishes the message and
     goes on with its signals, while the main process already receives it. Nor while one is terminated or cancelled:
-    the child unwinds while the main process writes down the new state. The order of "sent" and anything of another
+    the child unwinds while the main process writes down the new state; nor while one leaves: the child says so before it
+    goes. The order of acks, and of the events of such a task, and anything in a child. The order of "sent" and anything of another
     process: ``after_task_publish`` comes after the message has left. The order of events of two tasks in the main
     process: what it receives races with what its children report. The order of ``worker_ready`` and a child's start.
     The pool that is the sender of ``worker_before_create_process``: here it is one of another class. How long a worker
@@ -35,6 +36,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +66,7 @@ _NO_TASK = "no task"
 class Raw:
     """What one side wrote down in one scenario."""
 
-    hostname: str
+    hostnames: tuple[str, ...]
     records: list[Record] = field(default_factory=list)
     #: Ids that the scenario named, in that order.
     tracked: list[str] = field(default_factory=list)
@@ -79,9 +81,10 @@ class Raw:
 class History:
     """The comparable form, without what ``apart`` says of this side."""
 
-    def __init__(self, raw: Raw, apart: Difference | None = None) -> None:
+    def __init__(self, raw: Raw, apart: Difference | None = None, jitter: Sequence[float] = ()) -> None:
         self._raw = raw
         self._apart = apart or _NOTHING
+        self.jitter = jitter
         #: Lines of ``apart`` that did not happen.
         self.missing: list[str] = []
         self._label_ids()
@@ -89,6 +92,10 @@ class History:
         self.merged: dict[str, list[str]] = defaultdict(list)
         self.published: dict[str, list[str]] = defaultdict(list)
         self.logs: dict[str, list[str]] = defaultdict(list)
+        #: Celery's events, which a monitor reads, of each task and of the worker, in each role.
+        self.events: dict[str, list[str]] = defaultdict(list)
+        #: How the worker settled the messages of each task.
+        self.settled: dict[str, list[str]] = defaultdict(list)
         self.in_role: dict[str, list[str]] = defaultdict(list)
         self.in_all: list[str] = []
         #: What signals came with, and in which role.
@@ -139,6 +146,13 @@ class History:
             if kind == "log":
                 self.logs[role].append(text)
                 continue
+            if kind == "event":
+                self.events[f"{label} in {role}"].append(text)
+                continue
+            if kind in ("ack", "reject", "requeue"):
+                self.settled[label].append(text)
+                self.offsets[f"settling of {label}"].append(at - first.setdefault(label, at))
+                continue
             if "signal" in record:
                 self.signals.add(f"{role}: {self._plain(record['signal'])}")
             self.in_role[role].append(f"{label}: {text}")
@@ -159,11 +173,19 @@ class History:
             elif kind == "retry":
                 self.retried.add(label)
                 self.planned[label].append(float(record["when"] or 0))
+            if kind == "postrun" and record["state"] is None:
+                self.racing.add(label)
             if kind == "prerun":
                 self.starts[label].append(at)
 
     def _details(self, record: Record) -> dict[str, Any]:
-        return {name: value for name, value in record.items() if name not in (*_NOT_COMPARED, "kind")}
+        details = {name: value for name, value in record.items() if name not in (*_NOT_COMPARED, "kind")}
+        if record["kind"] == "retry" and self.jitter:
+            bound = self.jitter[len(self.planned[self.labels[record["id"]]])]
+            wait = float(details["when"])
+            details["when"] = f"0 to {bound:g} s" if 0 <= wait <= bound else wait
+            details["reason"] = details["reason"].replace(f"{wait:g}s", "that long")
+        return details
 
     def _text(self, record: Record) -> str:
         details = self._details(record)
@@ -246,7 +268,9 @@ class History:
             return value
         for one, label in self.labels.items():
             value = value.replace(one, label)
-        value = _UUID.sub("<id>", value).replace(self._raw.hostname, "<host>")
+        value = _UUID.sub("<id>", value)
+        for name in self._raw.hostnames:
+            value = value.replace(name, "<host>")
         for pattern, replacement in _VARYING:
             value = pattern.sub(replacement, value)
         return value
@@ -285,11 +309,14 @@ def differences(
         elif first != second:
             found.append(f"{what}:\n    real {first!r}\n    here {second!r}")
 
-    for attribute in ("by_role", "published", "logs", "stored", "queues"):
+    racing = real.racing | here.racing
+    for label in racing:
+        for events in (real.events, here.events):
+            events[f"{label} in main"].sort()
+    for attribute in ("by_role", "published", "logs", "events", "settled", "stored", "queues"):
         one, other = getattr(real, attribute), getattr(here, attribute)
         for key in sorted({*one, *other}):
             compare(f"{attribute} {key}", one.get(key), other.get(key))
-    racing = real.racing | here.racing
     for label in sorted({*real.merged, *here.merged} - racing):
         compare(f"order of processes of {label}", real.merged.get(label), here.merged.get(label))
     for role in ("client", "child", *(["main"] if alone else [])):
@@ -305,15 +332,17 @@ def differences(
     if real.own_frames:
         found.append(f"the plugin's frames in the real side's tracebacks: {real.own_frames}")
     found += [f"expected to differ, and not there at all: {what}" for what in expected_values]
-    found += _late_or_early(real, here, LATE + loses_child * CHILD_REPLACED_WITHIN)
+    found += _late_or_early(real, here, EARLY + sum(real.jitter), LATE + loses_child * CHILD_REPLACED_WITHIN)
     return found
 
 
-def _late_or_early(real: History, here: History, late: float) -> list[str]:
+def _late_or_early(real: History, here: History, early: float, late: float) -> list[str]:
     found = []
     for key in real.offsets:
         one, other = real.offsets[key], here.offsets.get(key, [])
-        if len(one) == len(other) and not all(b - EARLY <= a < b + late for a, b in zip(one, other, strict=True)):
+        if len(one) == len(other) and not all(
+            b - early <= a < b + late + sum(real.jitter) for a, b in zip(one, other, strict=True)
+        ):
             found.append(f"times of {key}, in seconds:\n    real {_rounded(one)}\n    here {_rounded(other)}")
     for label in real.retried & here.retried:
         for side, history, allowed in (("real", real, LATE), ("here", here, 1e-5)):

@@ -42,8 +42,10 @@ class Scenario:
     """One scenario.
 
     ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
-    killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. ``expected``
-    is what differs on purpose, ``shows`` what can be learned of Celery.
+    killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. There are
+    ``workers`` real workers, each with one child; here so many children of one. ``jitter`` is how long the waits
+    before the retries may be, in seconds. ``expected`` is what differs on purpose, ``shows`` what can be learned of
+    Celery.
     """
 
     function: Function
@@ -53,6 +55,8 @@ class Scenario:
     alone: bool = False
     expected: Difference | None = None
     shows: Shows | None = None
+    workers: int = 1
+    jitter: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,10 +78,12 @@ def scenario(
     alone: bool = False,
     expected: Difference | None = None,
     shows: Shows | None = None,
+    workers: int = 1,
+    jitter: tuple[float, ...] = (),
     **conf: Any,
 ) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
-        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, alone, expected, shows))
+        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, jitter))
         return function
 
     return add
@@ -450,6 +456,14 @@ def hard_limit_swallowed(driver: Any) -> None:
     driver.track(tasks.hard_limit_swallowed.delay())
 
 
+_CALL = {"name": "scenario_app.add", "args": "(8, 8)", "kwargs": "{}"}
+_DUE = {"eta": False, "expires": False}
+_FAMILY = {"root_id": "hard_limit_sends#1", "parent_id": "hard_limit_sends#1"}
+_ROUTE = {"queue": "celery", "exchange": "", "routing_key": "celery"}
+_SENT_BY_HARD_LIMIT_SENDS = {**_FAMILY, **_CALL, "retries": 0, **_ROUTE, **_DUE}
+_RECEIVED_FROM_HARD_LIMIT_SENDS = {**_CALL, **_FAMILY, "retries": 0, **_DUE}
+
+
 @scenario(
     loses_child=True,
     expected=killed(
@@ -473,6 +487,16 @@ def hard_limit_swallowed(driver: Any) -> None:
                 ["celery-task-meta-add#1 expires", "celery-task-meta-hard_limit_sends#1 expires"],
                 ["celery-task-meta-hard_limit_sends#1 expires"],
             ),
+            "events add#1 in child": ([f"event {{'type': 'task-sent', 'fields': {_SENT_BY_HARD_LIMIT_SENDS}}}"], None),
+            "events add#1 in main": (
+                [
+                    f"event {{'type': 'task-received', 'fields': {_RECEIVED_FROM_HARD_LIMIT_SENDS}}}",
+                    "event {'type': 'task-started', 'fields': {}}",
+                    "event {'type': 'task-succeeded', 'fields': {'result': '16'}}",
+                ],
+                None,
+            ),
+            "settled add#1": (["ack"], None),
         },
     ),
 )

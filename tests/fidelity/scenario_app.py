@@ -14,16 +14,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, Task, chain, current_task, group, signals
+from celery.app.events import Events
 from celery.backends.redis import RedisBackend
+from celery.events import EventDispatcher
+from celery.events.event import Event
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.states import READY_STATES
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
+from kombu.message import Message
 
 LOG_VARIABLE = "FIDELITY_LOG"
 
@@ -33,8 +38,10 @@ app = Celery(
     broker=os.environ.get("FIDELITY_BROKER", "redis://127.0.0.1:1/0"),
     backend=os.environ.get("FIDELITY_BACKEND", "redis://127.0.0.1:1/1"),
     set_as_current=False,
+    events="scenario_app.RecordingEvents",
     include=["asyncio_tasks"],
 )
+app.conf.update(worker_send_task_events=True, task_send_sent_event=True)
 app.conf.update(json.loads(os.environ.get("FIDELITY_CONF", "{}")))
 
 # -- what is written down
@@ -126,10 +133,14 @@ for _signal in (
     _writes_down(_signal)(_of_worker)
 
 
+_for_good = ExitStack()
+
+
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
     if recording.sink is _append_to_file:
         kill_around_store()
+        _for_good.enter_context(messages_are_watched())
 
 
 @_writes_down(signals.worker_shutting_down)
@@ -211,6 +222,56 @@ def _on_unknown(name: str, id: str, exc: Any, **_: Any) -> Any:
 @_writes_down(signals.task_internal_error, "internal_error")
 def _on_internal_error(sender: Any, task_id: str, exception: Any, **_: Any) -> Any:
     return task_id, {"task": sender.name, "exception": safe_repr(exception)}
+
+
+# What differs from run to run; of a few others it is told whether they are there.
+_NOT_TOLD = ("hostname", "utcoffset", "pid", "clock", "timestamp", "runtime", "uuid", "freq", "sw_sys", "sw_ver")
+_TOLD_IF_THERE = ("traceback", "eta", "expires")
+
+
+def _recorded_event(type: str, **fields: Any) -> Any:
+    told = {name: value for name, value in fields.items() if name not in (*_NOT_TOLD, *_TOLD_IF_THERE)}
+    there = {name: bool(fields[name]) for name in _TOLD_IF_THERE if name in fields}
+    record("event", fields.get("uuid"), type=type, fields=json.loads(json.dumps({**told, **there}, default=safe_repr)))
+    return Event(type, **fields)
+
+
+class RecordingDispatcher(EventDispatcher):
+    """Celery's own; a monitor reads these events."""
+
+    def send(self, type: str, *args: Any, **fields: Any) -> Any:
+        return super().send(type, *args, Event=_recorded_event, **fields)
+
+    def publish(self, *args: Any, **options: Any) -> Any:
+        return super().publish(*args, Event=_recorded_event, **options)
+
+
+class RecordingEvents(Events):
+    dispatcher_cls = "scenario_app:RecordingDispatcher"
+
+
+@contextmanager
+def messages_are_watched() -> Iterator[None]:
+    """Write down what becomes of each message: no signal and no event tells of it."""
+    originals = {name: getattr(Message, name) for name in ("ack", "reject", "requeue")}
+
+    def watched(name: str) -> Callable[..., Any]:
+        def settle(self: Any, *args: Any, **options: Any) -> Any:
+            settled = originals[name](self, *args, **options)
+            # A reject with `requeue=True` is a requeue, whichever of the two was called.
+            requeued = name == "requeue" or (name == "reject" and (options.get("requeue") or args[:1] == (True,)))
+            record("requeue" if requeued else name, (self.headers or {}).get("id"))
+            return settled
+
+        return settle
+
+    for name in originals:
+        setattr(Message, name, watched(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Message, name, original)
 
 
 class LogRecorder(logging.Handler):
@@ -615,6 +676,7 @@ def survivor() -> str:
         time.sleep(0.6)
     except BaseException as exc:
         note(f"swallowed {exc!r}")
+        time.sleep(0.3)  # by then the main process has stored what it knows
     return "survived"
 
 
