@@ -3,21 +3,23 @@
 Compared
     for each task, named by its name and ordinal (``scenario_app.add#2``): what happened to it in the worker's main
     process, in order, and in a child, in order; both in one order where that is determined; what was stored, the
-    exception's type, module and arguments and the traceback's functions included; what the caller got. For all
-    tasks together: what each role published, in order; Celery's warnings and errors of each role; Celery's events, as a
-    monitor reads them; how and when each message was settled (ack, reject, requeue); what is left in the queues and in ``unacked``; the keys left in the result backend and whether they expire. In a child, where
-    one task runs at a time, and in the client, the order of all that happens to all tasks; where one task is there at
-    a time, in the main process too, and all processes in one order. For each signal its sender and the names of its
-    arguments, and which process sends it.
+    exception's type, module and arguments and the traceback's functions included; what the caller got; how and when its
+    messages were settled (ack, reject, requeue); Celery's events, which a monitor reads. For all tasks together: what
+    each role published, in order; Celery's warnings and errors of each role; what is left in the queues and in
+    ``unacked``; the keys left in the result backend and whether they expire. In a child, where one task runs at a time,
+    and in the client, the order of all that happens to all tasks; where one task is there at a time, in the main process
+    too, and all processes in one order. For each signal its sender and the names of its arguments, and which process
+    sends it.
 
 Not compared, and why
     ids, process ids, host names, object addresses, the job number in ``WorkerLostError``: differ from run to run.
     The order of main process and child while a task is retried or replaced: the child publishes the message and
-    goes on with its signals, while the main process already receives it. Nor while one is terminated or cancelled:
-    the child unwinds while the main process writes down the new state; nor while one leaves: the child says so before it
-    goes. The order of acks, and of the events of such a task, and anything in a child. The order of "sent" and anything of another
-    process: ``after_task_publish`` comes after the message has left. The order of events of two tasks in the main
-    process: what it receives races with what its children report. The order of ``worker_ready`` and a child's start.
+    goes on with its signals, while the main process already receives it, so that its events mix too. Nor while one is
+    terminated or cancelled: the child unwinds while the main process writes down the new state; nor while one leaves:
+    the child says so before it goes. The order of acks and events, and anything else. The order of "sent" and anything
+    of another process: ``after_task_publish`` comes after the message has left. The order of events of two tasks in the
+    main process: what it receives races with what its children report. The order of ``worker_ready`` and a child's
+    start.
     The pool that is the sender of ``worker_before_create_process``: here it is one of another class. How long a worker
     takes to start, to stop and to replace a child.
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
