@@ -154,15 +154,20 @@ class Broker:
         return found
 
     @contextmanager
-    def down(self) -> Iterator[None]:
-        """The broker is unreachable in this block: connections break, and new ones are refused."""
-        self.go_down(None)
+    def down(self, *, crashed: bool = False) -> Iterator[None]:
+        """The broker is unreachable in this block: connections break, and new ones are refused.
+
+        With ``crashed`` since its process ended, and not since the network failed. All that it had is there when it is
+        back; but the worker hears of the end on its connections in another order, and Celery 5.7.0 with Redis dies of
+        it while it holds messages that are not acknowledged. See docs/fidelity.md.
+        """
+        self.go_down(None, crashed)
         try:
             yield
         finally:
             self._server.bring_up("broker")
 
-    def go_down(self, seconds: float | None) -> None:
+    def go_down(self, seconds: float | None, crashed: bool = False) -> None:
         """The broker is unreachable for so many seconds, or until it is brought up."""
         if self._on_connection is not None and not self._server.is_down("broker"):
             self._on_connection()
@@ -171,7 +176,7 @@ class Broker:
         if self.manners == RABBITMQ:
             for transport in self._transports:
                 transport.return_unacked()
-        self._server.take_down("broker", seconds)
+        self._server.take_down("broker", seconds, crashed)
 
     def settled(self, tag: str) -> None:
         """A message is not unacked any more; also one whose consumer is gone, but not the process that had it."""
@@ -352,6 +357,8 @@ class Channel(kombu_redis.Channel):
         self.broker._channel = self
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # kombu reads it from the connection, which a channel that is closed too late does not have any more.
+        self.connection.client.hostname  # noqa: B018
         options = pool_options(self.broker._server, self.broker._db, "broker")
         if asynchronous:
             options["on_disconnect"] = self._disconnected

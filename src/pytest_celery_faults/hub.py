@@ -63,7 +63,11 @@ class Poller:
 
     def _readable(self) -> list[tuple[int, int]]:
         files: dict[int, Readable] = self._server.files
-        return [(fd, READ) for fd in self._registered if fd in files and files[fd].readable()]
+        found = [fd for fd in self._registered if fd in files and files[fd].readable()]
+        if self._server.crashed:
+            # The operating system closes what a process had open, beginning with what was opened last.
+            found.sort(key=lambda fd: -fd if files[fd].broken else 0)
+        return [(fd, READ) for fd in found]
 
     def _any_readable(self) -> bool:
         if self._hub is not None and self._hub.has_work():

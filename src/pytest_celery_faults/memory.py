@@ -41,15 +41,18 @@ class Server(FakeServer):
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
         self.changes: int = 0
         self.files: dict[int, Readable] = {}
+        #: Whether it is, or was last, unreachable because its process ended.
+        self.crashed: bool = False
         # Until when each of the server's roles is unreachable, in microseconds; and how many blocks keep it so.
         self._down_until: dict[str, int] = {}
         self._kept_down: Counter[str] = Counter()
 
-    def take_down(self, role: str, seconds: float | None) -> None:
+    def take_down(self, role: str, seconds: float | None, crashed: bool = False) -> None:
         """Make the server unreachable as broker or as backend: connections break, new ones are refused.
 
         Without ``seconds`` until it is brought up. Of several outages the longest counts.
         """
+        self.crashed = crashed
         if seconds is None:
             self._kept_down[role] += 1
         else:
@@ -88,6 +91,9 @@ class Server(FakeServer):
 class Readable:
     """Anything with a file number that the event loop can wait for."""
 
+    #: Whether the connection broke, since the other end was unreachable.
+    broken: bool = False
+
     def readable(self) -> bool:
         raise NotImplementedError
 
@@ -114,8 +120,6 @@ class Socket(FakeSocket, Readable):
     def __init__(self, *args: Any, role: str | None = None, **kwargs: Any) -> None:
         #: Who is at the other end: ``"broker"``, ``"backend"``, or the test's own client.
         self.role = role
-        #: Whether the connection broke, since the other end was unreachable.
-        self.broken = False
         self._blocked_command: _Blocked | None = None
         self._to_send: deque[Any] = deque()
         self._sending = False

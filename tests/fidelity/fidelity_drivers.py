@@ -16,15 +16,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import scenario_app
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 from fidelity_history import Raw
 from fidelity_scenarios import Scenario
+from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from scenario_app import app
 
-from pytest_celery_faults import Crash
+from pytest_celery_faults import Crash, WorkerDiedError
 
 HERE = Path(__file__).parent
 _STARTS_WITHIN = 20.0
@@ -53,7 +57,7 @@ class RedisServer:
         folder.mkdir()
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/{database}"
-        self.client = redis.Redis(port=self.port, db=database)
+        self.client = redis.Redis(port=self.port, db=database, retry=Retry(NoBackoff(), 0))
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
         self._command += ["--save", "", "--appendonly", "no"]
         self._log = folder / "redis.log"
@@ -265,6 +269,10 @@ class Driver:
         """The broker is shut down in this block, and then has what it had."""
         raise NotImplementedError
 
+    def until_it_dies(self) -> None:
+        """Until the worker has ended by itself."""
+        raise NotImplementedError
+
     def backend_down(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
@@ -368,6 +376,10 @@ class RealDriver(Driver):
             worker.kill()
         self.stopped = True
 
+    def until_it_dies(self) -> None:
+        wait_for("the end of the worker", lambda: not any(worker.alive for worker in self._workers), 15)
+        self.stopped = True
+
     def restart(self) -> None:
         for worker in list(self._workers):
             self._side.restart(worker)
@@ -400,7 +412,7 @@ class RealDriver(Driver):
             if time.monotonic() > end:
                 output = self._workers[0].output.read_text()
                 raise AssertionError(f"the real side does not settle: {now}\n{output[-3000:]}")
-            answers = inspect._request("outstanding") or {}
+            answers = self._outstanding(inspect)
             queued = sum(self.broker.llen(key) for key in self._queue_keys())
             now = (answers, queued, self.broker.hkeys("unacked"), self._log.stat().st_size)
             quiet = quiet + 1 if answers == idle and not queued and self._children_are_up() and now == last else 0
@@ -408,6 +420,15 @@ class RealDriver(Driver):
             if quiet >= (10 if self.broker.exists("unacked") else 1):
                 return
             time.sleep(_POLL)
+
+    def _outstanding(self, inspect: Any) -> Any:
+        try:
+            return inspect._request("outstanding") or {}
+        except (
+            OperationalError,
+            redis.ConnectionError,
+        ):  # the connection that it has does not know yet that the broker was restarted
+            return {}
 
     def _children_are_up(self) -> bool:
         kinds = [record["kind"] for record in self._records()]
@@ -482,12 +503,17 @@ class HarnessDriver(Driver):
         self.stopped = True
         self._celery_faults.worker.crash()
 
+    def until_it_dies(self) -> None:
+        with pytest.raises(WorkerDiedError):
+            self._celery_faults.worker.drain()
+        self.stopped = True
+
     def restart(self) -> None:
         self._celery_faults.worker.start()
         self.stopped = False
 
     def broker_down(self) -> AbstractContextManager[None]:
-        return self._celery_faults.broker.down()
+        return self._celery_faults.broker.down(crashed=True)
 
     @contextmanager
     def backend_down(self) -> Iterator[None]:

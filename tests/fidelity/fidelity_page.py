@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import fidelity_asyncio  # noqa: F401 - more of them
 import pytest
-from fidelity_scenarios import SCENARIOS, Scenario
+from fidelity_all import SCENARIOS
+from fidelity_scenarios import Scenario
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 

@@ -43,7 +43,8 @@ class Scenario:
 
     ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
     killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. There are
-    ``workers`` real workers, each with one child; here so many children of one. ``jitter`` is how long the waits
+    ``workers`` real workers, each with one child; here so many children of one. ``restarts``: a worker
+    is stopped and started again, which takes real ones a while. ``jitter`` is how long the waits
     before the retries may be, in seconds. ``expected`` is what differs on purpose, ``shows`` what can be learned of
     Celery.
     """
@@ -56,6 +57,7 @@ class Scenario:
     expected: Difference | None = None
     shows: Shows | None = None
     workers: int = 1
+    restarts: bool = False
     jitter: tuple[float, ...] = ()
 
     @property
@@ -79,11 +81,14 @@ def scenario(
     expected: Difference | None = None,
     shows: Shows | None = None,
     workers: int = 1,
+    restarts: bool = False,
     jitter: tuple[float, ...] = (),
     **conf: Any,
 ) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
-        SCENARIOS.append(Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, jitter))
+        SCENARIOS.append(
+            Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, restarts, jitter)
+        )
         return function
 
     return add

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from celery import Celery, Task, chain, current_task, group, signals
@@ -39,7 +40,7 @@ app = Celery(
     backend=os.environ.get("FIDELITY_BACKEND", "redis://127.0.0.1:1/1"),
     set_as_current=False,
     events="scenario_app.RecordingEvents",
-    include=["asyncio_tasks"],
+    include=["asyncio_tasks", "more_tasks"],
 )
 app.conf.update(worker_send_task_events=True, task_send_sent_event=True)
 app.conf.update(json.loads(os.environ.get("FIDELITY_CONF", "{}")))
@@ -195,8 +196,10 @@ def _on_failure(sender: Any, task_id: str, exception: Any, args: Any, kwargs: An
 
 @_writes_down(signals.task_retry, "retry")
 def _on_retry(sender: Any, request: Any, reason: Any = None, **_: Any) -> Any:
-    when = safe_repr(getattr(reason, "when", 0))
-    return request.id, {"task": sender.name, "reason": safe_repr(reason), "when": when}
+    when = getattr(reason, "when", 0)
+    if isinstance(when, datetime):
+        when = round((when - datetime.now(when.tzinfo)).total_seconds(), 1)
+    return request.id, {"task": sender.name, "reason": safe_repr(reason), "when": safe_repr(when)}
 
 
 @_writes_down(signals.task_revoked, "revoked")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import fidelity_page
-from fidelity_scenarios import SCENARIOS
+from fidelity_all import SCENARIOS
 
 
 def test_every_scenario_is_on_the_page() -> None:
