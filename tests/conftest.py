@@ -34,6 +34,16 @@ for _module in (
 pytest_plugins = ["pytester"]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # Not in the folder of the comparisons: where xdist runs them, its own process does not load what is in there.
+    reports = terminalreporter.getreports("skipped")
+    count = sum("redis-server is not installed" in str(report.longrepr) for report in reports)
+    if count:
+        terminalreporter.line(
+            f"fidelity: redis-server is not installed; {count} comparisons with a real worker were skipped"
+        )
+
+
 @pytest.fixture(scope="session")
 def closed_port() -> Iterator[int]:
     """A port of this machine that refuses connections: bound, so that nobody else takes it, and not listening."""
