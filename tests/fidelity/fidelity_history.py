@@ -61,6 +61,7 @@ _VARYING = (
     (re.compile(r"Job: \d+"), "Job: N"),
     (re.compile(r"(?:datetime\.datetime|FakeDatetime)\([^()]*\)"), "<date>"),
 )
+_WAIT = re.compile(r"(Retry\(Retry\(\.\.\.\), .*, )\d+\)")
 _PLUGIN = "pytest_celery_faults"
 _NOTHING = Difference("")
 _NOT_COMPARED = ("at", "id", "role", "task", "signal")
@@ -189,7 +190,11 @@ class History:
             bound = self.jitter[len(self.planned[self.labels[record["id"]]])]
             wait = float(details["when"])
             details["when"] = f"0 to {bound:g} s" if 0 <= wait <= bound else wait
-            details["reason"] = details["reason"].replace(f"{wait:g}s", "that long")
+        if self.jitter:
+            # A delay of 0 seconds is none: the message has no ETA.
+            details.pop("eta", None)
+            if isinstance(details.get("fields"), dict):
+                details["fields"] = {name: value for name, value in details["fields"].items() if name != "eta"}
         return details
 
     def _text(self, record: Record) -> str:
@@ -276,6 +281,8 @@ class History:
         value = _UUID.sub("<id>", value)
         for name in self._raw.hostnames:
             value = value.replace(name, "<host>")
+        if self.jitter:
+            value = _WAIT.sub(r"\1that long)", value)
         for pattern, replacement in _VARYING:
             value = pattern.sub(replacement, value)
         return value
