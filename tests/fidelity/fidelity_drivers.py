@@ -228,6 +228,7 @@ class Driver:
         except Exception as exc:
             outcome = f"raised {type(exc).__module__}.{scenario_app.safe_repr(exc)}"
         self.raw.seen.append((result.id, outcome))
+        scenario_app.record("got", result.id)
 
     def publish(self, body: bytes, **options: Any) -> None:
         """Put something on the queue that no Celery client would."""

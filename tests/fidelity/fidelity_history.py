@@ -20,7 +20,7 @@ Not compared, and why
     the child says so before it goes. The order of acks and events, and anything else. The order of "sent" and anything
     of another process: ``after_task_publish`` comes after the message has left. The order of events of two tasks in the
     main process: what it receives races with what its children report. The order of ``worker_ready`` and a child's
-    start, and of ``Request.on_accepted`` and what the child does.
+    start, of ``Request.on_accepted`` and what the child does, of when the caller gets a result and anything else.
     The pool that is the sender of ``worker_before_create_process``: here it is one of another class. How long a worker
     takes to start, to stop and to replace a child.
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for.
@@ -52,8 +52,6 @@ Record = dict[str, Any]
 # How much later than planned a real event may be; and how much earlier, since tasks sent in one instant of virtual
 # time are sent some milliseconds apart in reality, which shortens the later one's wait for the earlier one.
 LATE, EARLY = 1.0, 0.15
-CHILD_REPLACED_WITHIN = 6.0
-WORKER_RESTARTED_WITHIN = 6.0
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VARYING = (
@@ -171,7 +169,7 @@ class History:
             if label != _NO_TASK:
                 first.setdefault(label, at)
                 self.offsets[f"{label} in {role}"].append(at - first[label])
-            if kind not in ("worker_ready", "on_accepted"):
+            if kind not in ("worker_ready", "on_accepted", "got"):
                 self.merged[label].append(f"{role}: {text}")
                 self.in_all.append(f"{role}: {label}: {text}")
             if (kind == "revoked" and record["terminated"]) or (kind == "retry" and role == "main"):

@@ -74,7 +74,17 @@ def success_acked_late_by_setting(driver: Any) -> None:
     driver.get(tasks.nap.delay(1.3))
 
 
-# -- times
+# -- times: longer than the tolerance, so that too soon is told from late
+
+
+@scenario()
+def countdown_of_more_than_a_second(driver: Any) -> None:
+    driver.get(tasks.nap.apply_async((0,), countdown=1.4))
+
+
+@scenario()
+def soft_limit_of_more_than_a_second(driver: Any) -> None:
+    driver.get(tasks.naps_until_the_limit.apply_async(soft_time_limit=1.4))
 
 
 @scenario()

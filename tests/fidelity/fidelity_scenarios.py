@@ -34,6 +34,9 @@ from scenario_app import app
 
 Function = Callable[[Any], None]
 
+CHILD_REPLACED_WITHIN = 6.0
+WORKER_RESTARTED_WITHIN = 6.0
+
 _STORED = {"traceback": None, "children": []}
 
 
@@ -63,6 +66,11 @@ class Scenario:
     @property
     def name(self) -> str:
         return self.function.__name__
+
+    @property
+    def tolerance(self) -> float:
+        """Seconds that the real run may take longer."""
+        return self.loses_child * CHILD_REPLACED_WITHIN + self.restarts * WORKER_RESTARTED_WITHIN
 
     @property
     def difference(self) -> Difference | None:
@@ -198,8 +206,8 @@ def result_ignored_but_errors_stored(driver: Any) -> None:
 
 @scenario()
 def caller_gives_up(driver: Any) -> None:
-    result = tasks.sleeper.delay(1.5)
-    driver.get(result, timeout=1)
+    result = tasks.sleeper.delay(2.5)
+    driver.get(result, timeout=2)
     driver.get(result)
 
 

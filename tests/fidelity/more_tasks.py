@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery import Task
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 from scenario_app import Hooked, app, note, record, safe_repr
 
@@ -136,6 +137,15 @@ def nap(seconds: float) -> float:
     time.sleep(seconds)
     note("ends")
     return seconds
+
+
+@app.task(name="scenario_app.naps_until_the_limit")
+def naps_until_the_limit() -> str:
+    try:
+        time.sleep(10)
+    except SoftTimeLimitExceeded:
+        return "in time"
+    return "too late"
 
 
 @app.task(name="scenario_app.late_nap", acks_late=True)

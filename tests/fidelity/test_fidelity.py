@@ -11,7 +11,7 @@ import pytest
 from fidelity_all import SCENARIOS
 from fidelity_drivers import HarnessDriver
 from fidelity_expected import Difference
-from fidelity_history import CHILD_REPLACED_WITHIN, WORKER_RESTARTED_WITHIN, History, Raw, differences
+from fidelity_history import History, Raw, differences
 from fidelity_scenarios import Scenario
 
 pytestmark = [
@@ -42,8 +42,7 @@ def test_same_history(real_run: tuple[Scenario, Raw], celery_faults: Any, page_w
             pytest.fail(f"here: {exc!r}\n\nthe history of the real worker:\n{real}\n\nhere:\n{driver.raw.records}")
     only_here = Difference("", real=scenario.difference.here) if scenario.difference else None
     here = History(driver.raw, only_here, scenario.jitter)
-    late = scenario.loses_child * CHILD_REPLACED_WITHIN + scenario.restarts * WORKER_RESTARTED_WITHIN
-    found = differences(real, here, late, scenario.difference, scenario.alone)
+    found = differences(real, here, scenario.tolerance, scenario.difference, scenario.alone)
     if scenario.shows and not scenario.shows.holds(History(raw, jitter=scenario.jitter)):
         found.append(f"the real worker does not show this: {scenario.shows.text}")
     if found:
