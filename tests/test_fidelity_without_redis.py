@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(folder: Path, *arguments: str) -> list[str]:
-    """What pytest says of two scenarios and a test without any; it finds programs in ``folder`` only."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "result_ignored or test_the_page"]
+    """What pytest says of two scenarios; it finds programs in ``folder`` only."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", "-k", "result_ignored"]
     completed = subprocess.run(  # noqa: S603  our own tests
         [*command, *arguments],
         cwd=ROOT,
@@ -40,7 +40,7 @@ def test_what_is_skipped_is_said_in_a_line(tmp_path: Path, arguments: tuple[str,
     lines = run(tmp_path, *arguments)
     said = [line for line in lines if "redis-server" in line]
     assert said == ["fidelity: redis-server is not installed; 2 comparisons with a real worker were skipped"]
-    assert "1 passed, 2 skipped" in lines[-1]
+    assert lines[-1].startswith("2 skipped")
 
 
 def test_each_skip_says_why(tmp_path: Path) -> None:
@@ -48,7 +48,3 @@ def test_each_skip_says_why(tmp_path: Path) -> None:
     assert len(skips) == 1
     assert skips[0].startswith("SKIPPED [2] ")
     assert skips[0].endswith("redis-server is not installed: nothing real to compare with")
-
-
-def test_nothing_is_said_where_nothing_was_to_be_compared(tmp_path: Path) -> None:
-    assert "redis-server" not in "\n".join(run(tmp_path, "tests/fidelity/test_fidelity_page.py"))
