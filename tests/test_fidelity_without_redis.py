@@ -18,7 +18,8 @@ def run(folder: Path, *arguments: str) -> list[str]:
     completed = subprocess.run(  # noqa: S603  our own tests
         [*command, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PATH": str(folder)},
+        # Options that tox sets are for a run with pytest-asyncio.
+        env={**os.environ, "PATH": str(folder), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=60,
