@@ -19,6 +19,7 @@ from vine import promise
 from .callbacks import CallbackLog
 from .errors import hide_ours
 from .memory import Client, Server, client, pool_options
+from .pool import process_of
 from .simulation import TEST_RANK
 
 __tracebackhide__ = hide_ours
@@ -69,6 +70,24 @@ class ResultConsumer(celery_redis.ResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.drainer: Drainer = Drainer(self)
+        #: Ids of results whose messages nobody wants any more, said by other code than this process's.
+        self._given_up: list[str] = []
+
+    def consume_from(self, task_id: str) -> Any:
+        self._give_up()
+        return super().consume_from(task_id)
+
+    def cancel_for(self, task_id: str) -> None:
+        """A garbage collection calls this, in whatever code runs just then; a real one stays in its process."""
+        simulation = self.backend.server.simulation
+        if simulation.here and process_of(simulation.current) == self.backend.process:
+            super().cancel_for(task_id)
+        else:
+            self._given_up.append(task_id)
+
+    def _give_up(self) -> None:
+        while self._given_up:
+            super().cancel_for(self._given_up.pop())
 
     def _wait_for_pending(self, result: Any, **kwargs: Any) -> Iterator[None]:
         steps = super()._wait_for_pending(result, **kwargs)
@@ -87,6 +106,7 @@ class ResultConsumer(celery_redis.ResultConsumer):
             yield
 
     def drain_events(self, timeout: float | None = None) -> None:
+        self._give_up()
         with self.reconnect_on_error():
             pubsub = self._pubsub
             if pubsub is not None and pubsub.subscribed:
@@ -138,9 +158,10 @@ class Backend(celery_redis.RedisBackend):
     strike: Callable[[str, str], None] | None = None
 
     def __init__(
-        self, server: Server, db: int, describe: Callable[[Any], str], callbacks: CallbackLog, app: Any
+        self, server: Server, db: int, describe: Callable[[Any], str], callbacks: CallbackLog, app: Any, process: int
     ) -> None:
         self.server = server
+        self.process = process
         self.db = db
         self.callbacks = callbacks
         self.describe = describe
@@ -149,10 +170,11 @@ class Backend(celery_redis.RedisBackend):
         self._polls: dict[str, _Poll] = {}
         super().__init__(app=app)
 
-    def for_another_process(self) -> Backend:
+    def for_another_process(self, process: int) -> Backend:
         """The same backend as another process would make it: with waiters and subscriptions of its own."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
+        other.process = process
         other._pending_results = pending_results_t({}, WeakValueDictionary())
         other._pending_messages = BufferMap(MESSAGE_BUFFER_MAX)
         other._cache = copy.copy(self._cache)

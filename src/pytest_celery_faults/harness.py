@@ -502,10 +502,11 @@ class Harness:
         if mine is None:
             first = next((backend for key, backend in self._backends.items() if key[0] == id(app)), None)
             if first is None:
-                mine = Backend(self.server, self._backend_database, self._describe, self.recorder.callbacks, app)
+                callbacks = self.recorder.callbacks
+                mine = Backend(self.server, self._backend_database, self._describe, callbacks, app, fiber_process)
                 mine.strike = self.injector.strike_at_store
             else:
-                mine = first.for_another_process()
+                mine = first.for_another_process(fiber_process)
             self._backends[id(app), fiber_process] = mine
         return mine
 

@@ -17,9 +17,9 @@ from typing import Any
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from billiard.pool import ApplyResult, MaybeEncodingError
+from billiard.pool import CLOSE, RUN, TERMINATE, ApplyResult, MaybeEncodingError
 from celery import signals
-from celery.concurrency import prefork
+from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
 
 from . import timeline as happened
@@ -121,6 +121,12 @@ class Pool(BasePool):
     server: Server
     recorder: Recorder
 
+    # What Celery's pool does when the broker is lost is done here too, by its own code. The names that it uses are
+    # these; a job is written to its child at once, so no writer is ever active.
+    flush = asynpool.AsynPool.flush
+    RUN, CLOSE, TERMINATE = RUN, CLOSE, TERMINATE
+    synack = False
+
     def on_start(self) -> None:
         self._simulation: Simulation = self.server.simulation
         self._cache: dict[int, Any] = {}
@@ -130,7 +136,10 @@ class Pool(BasePool):
         self._children: list[Child] = []
         self._replaced: list[Child] = []
         self._timers: dict[int, Any] = {}
-        self._backlog: deque[tuple[Any, Any, Any, Any]] = deque()
+        self.outbound_buffer: deque[tuple[Any, Any, Any, Any]] = deque()
+        self._active_writers: set[Any] = set()
+        self._active_writes: set[Any] = set()
+        self._busy_workers: set[Any] = set()
         self._semaphore = self.options.get("semaphore")
         self._hub: Any = None
         self._stopping = False
@@ -182,7 +191,7 @@ class Pool(BasePool):
             callbacks_propagate=callbacks_propagate,
             correlation_id=correlation_id,
         )
-        self._backlog.append((job, target, args, kwargs))
+        self.outbound_buffer.append((job, target, args, kwargs))
         self._give_out_jobs()
         return job
 
@@ -190,8 +199,8 @@ class Pool(BasePool):
         for child in self._children:
             if not child.idle:
                 continue
-            if self._backlog:
-                job, target, args, kwargs = self._backlog.popleft()
+            if self.outbound_buffer:
+                job, target, args, kwargs = self.outbound_buffer.popleft()
                 child.job = job
                 self._run(
                     child,
@@ -202,6 +211,13 @@ class Pool(BasePool):
                 )
             elif self._stopping:
                 self._dismiss(child)
+
+    def _is_forgotten(self, job: Any) -> bool:
+        """`flush` of Celery before 5.6.3 forgets the running jobs: nothing that is said of them is heard any more."""
+        return job._job not in self._cache
+
+    def maintain_pool(self) -> None:
+        """A child is replaced as soon as it is gone."""
 
     def _dismiss(self, child: Child) -> None:
         self._run(child, "the end of a pool process", lambda: self._leave(child))
@@ -235,7 +251,7 @@ class Pool(BasePool):
         if hard:
             self._timers[job._job] = self._hub.call_later(hard - soft, self._on_hard_time_limit, job)
         child = self._child_of(job)
-        if job.ready() or child is None:
+        if job.ready() or self._is_forgotten(job) or child is None:
             return
         job.handle_timeout(soft=True)
         # The child gets SIGUSR1, whose handler raises this in the middle of the task.
@@ -245,7 +261,7 @@ class Pool(BasePool):
 
     def _on_hard_time_limit(self, job: Any) -> None:
         self._timers.pop(job._job, None)
-        if job.ready():
+        if job.ready() or self._is_forgotten(job):
             return
         child = self._child_of(job)
         # The order of billiard.pool.TimeoutHandler.on_hard_timeout: the error callback, then the timeout callback,
@@ -279,7 +295,8 @@ class Pool(BasePool):
         taken = [False]
 
         def accept() -> None:
-            job._ack(None, accepted_at, child.pid, None)
+            if not self._is_forgotten(job):
+                job._ack(None, accepted_at, child.pid, None)
             taken[0] = True
 
         self._messages.queue.append(accept)
@@ -308,9 +325,10 @@ class Pool(BasePool):
             child.job = None
             if exit_ is None:
                 child.fiber = None
-            if not job.ready() and self._semaphore is not None:
-                self._semaphore.release()
-            job._set(None, reported)
+            if not self._is_forgotten(job):
+                if not job.ready() and self._semaphore is not None:
+                    self._semaphore.release()
+                job._set(None, reported)
             self._give_out_jobs()
 
         self._messages.queue.append(done)
@@ -346,7 +364,7 @@ class Pool(BasePool):
         self._kill(child, why)
 
         def gone() -> None:
-            if job is not None and not job.ready():
+            if job is not None and not job.ready() and not self._is_forgotten(job):
                 if child.signal is not None:
                     job._set_terminated(exitcode)
                 else:

@@ -534,6 +534,28 @@ def test_the_backend_goes_down_when_the_state_is_stored(celery_faults, worker, a
     celery_faults.assert_nothing_lost()
 
 
+def test_results_of_the_test_that_a_task_collects_cost_it_no_time(celery_faults, worker, app, add):
+    """Giving up a result's subscription takes as long as the outage: in the process that has it, not in a child."""
+    passed = []
+
+    @app.task(name="shop.collects")
+    def collects():
+        before = celery_faults.clock.elapsed
+        gc.collect()
+        passed.append(celery_faults.clock.elapsed - before)
+
+    result = add.delay(1, 2)
+    assert result.get() == 3
+    lost = [result]
+    lost.append(lost)
+    del lost, result
+    celery_faults.inject(BackendDown(10), task=add, at="stored")
+    add.delay(3, 4)
+    collects.delay()
+    worker.drain()
+    assert passed == [0]
+
+
 def test_the_broker_and_the_backend_are_two(celery_faults, worker, add):
     result = add.delay(1, 2)
     worker.drain()

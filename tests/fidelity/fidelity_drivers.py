@@ -313,6 +313,7 @@ class RealDriver(Driver):
     def __init__(self, side: RealSide, scenario: Scenario) -> None:
         super().__init__(*(worker.name for worker in side.workers))
         self._loses_child = scenario.loses_child
+        self._forgotten = scenario.forgotten
         self._side = side
         self._log = side.workers[0].log
         self._offset = 0 if scenario.fresh else self._log.stat().st_size
@@ -402,7 +403,7 @@ class RealDriver(Driver):
         A message that stays unacked for ever is an observation, so it only makes the quiet that is asked for longer.
         """
         inspect = app.control.inspect(destination=self._names, timeout=2)
-        idle = {key: {"requests": 0, "scheduled": 0, "children": 1} for key in self._names}
+        idle = {key: {"requests": self._forgotten, "scheduled": 0, "children": 1} for key in self._names}
         end = time.monotonic() + _SETTLES_WITHIN
         now: Any = None
         last: Any = None

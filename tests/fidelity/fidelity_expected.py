@@ -9,7 +9,10 @@ from typing import Any
 from celery import __version__ as celery_version
 
 # Where the versions that are supported differ.
-IS_5_7 = tuple(map(int, celery_version.split(".")[:2])) >= (5, 7)
+_VERSION = tuple(map(int, celery_version.split(".")[:3]))
+IS_5_7 = _VERSION >= (5, 7)
+#: When the broker is lost, the pool forgets the jobs that run: their results are heard of by nobody.
+FORGETS_JOBS = _VERSION < (5, 6, 3)
 
 
 @dataclass(frozen=True)

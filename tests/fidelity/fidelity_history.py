@@ -12,8 +12,7 @@ Compared
     process sends it.
 
 Not compared, and why
-    ids, process ids, host names, object addresses, dates, the job number in ``WorkerLostError``: they differ from run
-    to run.
+    ids, process ids, host names, addresses, dates, the job number in ``WorkerLostError``: they differ from run to run.
     The order of main process and child while a task is retried or replaced: the child publishes the message and
     goes on with its signals, while the main process already receives it, so that its events mix too. Nor while one is
     terminated or cancelled: the child unwinds while the main process writes down the new state; nor while one leaves:
@@ -57,6 +56,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VARYING = (
     (re.compile(r"0x[0-9a-f]+"), "0x..."),
     (re.compile(r"Job: \d+"), "Job: N"),
+    (re.compile(r"connecting to (?:the \w+|[\d.]+:\d+)\."), "connecting to <address>."),
     (re.compile(r"(?:datetime\.datetime|FakeDatetime)\([^()]*\)"), "<date>"),
 )
 _WAIT = re.compile(r"(Retry\(Retry\(\.\.\.\), .*, )\d+\)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import more_tasks as tasks
-from fidelity_expected import IS_5_7, Shows
+from fidelity_expected import FORGETS_JOBS, IS_5_7, Shows
 from fidelity_scenarios import scenario
 from scenario_app import add
 
@@ -23,7 +23,7 @@ def broker_restarted_while_idle(driver: Any) -> None:
     driver.get(add.delay(2, 2))
 
 
-@scenario(fresh=True)
+@scenario(fresh=True, forgotten=FORGETS_JOBS)
 def broker_restarted_while_a_task_acked_early_runs(driver: Any) -> None:
     driver.start()
     result = tasks.nap.delay(2.5)
@@ -86,7 +86,7 @@ def broker_restarted_with_tasks_cancelled(driver: Any) -> None:
     driver.observe(result.result)
 
 
-@scenario(fresh=True, restarts=True, broker_transport_options={"visibility_timeout": 1})
+@scenario(fresh=True, forgotten=FORGETS_JOBS, restarts=True, broker_transport_options={"visibility_timeout": 1})
 def broker_restarted_with_messages_that_wait(driver: Any) -> None:
     driver.start()
     busy = tasks.nap.delay(2.5)

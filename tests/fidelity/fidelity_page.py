@@ -19,8 +19,8 @@ _INTRODUCTION = """\
 
 Each scenario runs twice: in process, and on a real `redis-server` with a real `celery worker --pool=prefork`. Both
 sides write down signals, events, acks, hooks, log records, what task bodies say, what is stored, what is left in the
-queues, and what the caller gets, and when; then the two histories are compared. `fidelity_history.py` lists what cannot be compared. This page is
-written by a run in which every scenario ended as the table says:
+queues, and what the caller gets, and when; then the two histories are compared. `fidelity_history.py` lists what cannot
+be compared. This page is written by a run in which every scenario ended as the table says:
 
     python -m pytest tests/fidelity --fidelity-page=docs/fidelity.md
 

@@ -46,10 +46,10 @@ class Scenario:
 
     ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
     killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. There are
-    ``workers`` real workers, each with one child; here so many children of one. ``restarts``: a worker
-    is stopped and started again, which takes real ones a while. ``jitter`` is how long the waits
-    before the retries may be, in seconds. ``expected`` is what differs on purpose, ``shows`` what can be learned of
-    Celery.
+    ``workers`` real workers, each with one child; here so many children of one. ``restarts``: a worker is stopped and
+    started again, which takes real ones a while. ``jitter`` is how long the waits before the retries may be, in
+    seconds. So many requests as ``forgotten`` says stay active for ever. ``expected`` is what differs on purpose,
+    ``shows`` what can be learned of Celery.
     """
 
     function: Function
@@ -62,6 +62,7 @@ class Scenario:
     workers: int = 1
     restarts: bool = False
     jitter: tuple[float, ...] = ()
+    forgotten: int = 0
 
     @property
     def name(self) -> str:
@@ -91,11 +92,12 @@ def scenario(
     workers: int = 1,
     restarts: bool = False,
     jitter: tuple[float, ...] = (),
+    forgotten: int = 0,
     **conf: Any,
 ) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
         SCENARIOS.append(
-            Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, restarts, jitter)
+            Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, restarts, jitter, forgotten)
         )
         return function
 
@@ -767,7 +769,7 @@ def link_error_that_is_a_chain(driver: Any) -> None:
     driver.get(tasks.boom.apply_async(link_error=chain(tasks.linked.s(), tasks.immutable_errback.si())))
 
 
-def _refused(driver: Any, call: Callable[[], Any]) -> None:
+def refused(driver: Any, call: Callable[[], Any]) -> None:
     try:
         call()
     except (TypeError, NotImplementedError) as exc:
@@ -777,8 +779,8 @@ def _refused(driver: Any, call: Callable[[], Any]) -> None:
 @scenario()
 def link_of_a_group(driver: Any) -> None:
     members = group(tasks.add.s(1, 1), tasks.add.s(2, 2))
-    _refused(driver, lambda: members.apply_async(link=tasks.linked.s()))
-    _refused(driver, lambda: members.apply_async(link_error=tasks.errback.s()))
+    refused(driver, lambda: members.apply_async(link=tasks.linked.s()))
+    refused(driver, lambda: members.apply_async(link_error=tasks.errback.s()))
     members.link(tasks.add.si(5, 5))
     driver.get(members())
 
@@ -971,7 +973,7 @@ def chord_with_a_link(driver: Any) -> None:
 )
 def chord_applied_with_a_link(driver: Any) -> None:
     whole = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], tasks.total.s())
-    _refused(driver, lambda: driver.get(whole.apply_async(link=tasks.linked.s())))
+    refused(driver, lambda: driver.get(whole.apply_async(link=tasks.linked.s())))
 
 
 @scenario()
