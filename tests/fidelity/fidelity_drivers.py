@@ -192,7 +192,12 @@ class RealSide:
             self.stop_workers()
         self.backend.client.flushdb()
         self.start_workers(scenario.conf, scenario.workers)
-        raw = RealDriver(self, scenario).run(scenario)
+        try:
+            raw = RealDriver(self, scenario).run(scenario)
+        except BaseException:
+            # What it left undone is no business of the next one.
+            self.stop_workers()
+            raise
         if raw.unacked or any(raw.queues.values()) or scenario.fresh:
             self.stop_workers()
         return raw
@@ -339,7 +344,8 @@ class RealDriver(Driver):
     def _records(self) -> list[dict[str, Any]]:
         with self._log.open("rb") as log:
             log.seek(self._offset)
-            return [json.loads(line) for line in log.read().splitlines()]
+            whole_lines, _, _ = log.read().rpartition(b"\n")
+        return [json.loads(line) for line in whole_lines.splitlines()]
 
     def get(self, result: Any, timeout: float = 10) -> None:
         with self._looking_after_children() if self._loses_child else nullcontext():
