@@ -123,8 +123,10 @@ class Pool(BasePool):
 
     # What Celery's pool does when the broker is lost is done here too, by its own code. The names that it uses are
     # these; a job is written to its child at once, so no writer is ever active.
-    flush = asynpool.AsynPool.flush
-    RUN, CLOSE, TERMINATE = RUN, CLOSE, TERMINATE
+    flush: Callable[[Pool], None] = asynpool.AsynPool.flush
+    RUN: int = RUN
+    CLOSE: int = CLOSE
+    TERMINATE: int = TERMINATE
     synack = False
 
     def on_start(self) -> None:
