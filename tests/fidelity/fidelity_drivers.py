@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -144,6 +145,15 @@ class Worker:
             self.process.send_signal(signum)
             self.process.wait(_STARTS_WITHIN)
 
+    def stand_still(self) -> None:
+        """The main process; what a child is at goes on."""
+        if self.alive:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self.alive:
+            self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Get rid of it, its children included."""
         with suppress(ProcessLookupError):
@@ -225,6 +235,8 @@ class Driver:
         """Wait for a result, as a caller does, and write down what it got."""
         if isinstance(result, AsyncResult):
             self.track(result)
+        else:
+            self.raw.waits_for_groups += 1
         try:
             outcome = f"returned {scenario_app.safe_repr(result.get(timeout=timeout))}"
         except CeleryTimeoutError as exc:
@@ -314,6 +326,17 @@ class Driver:
                 raw.stored[text.removeprefix("celery-task-meta-")] = self.results.get(key)
 
 
+def driven(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A call in which the worker goes on. Else it stands still, as the one here does: it has no part in the sending."""
+
+    @functools.wraps(method)
+    def call(self: RealDriver, *args: Any, **kwargs: Any) -> Any:
+        with self.worker_going_on():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class RealDriver(Driver):
     def __init__(self, side: RealSide, scenario: Scenario) -> None:
         super().__init__(*(worker.name for worker in side.workers))
@@ -322,11 +345,26 @@ class RealDriver(Driver):
         self._side = side
         self._log = side.workers[0].log
         self._offset = 0 if scenario.fresh else self._log.stat().st_size
+        self._calls = 0
         self.broker, self.results = side.broker.client, side.backend.client
 
     @property
     def _workers(self) -> list[Worker]:
         return self._side.workers
+
+    @contextmanager
+    def worker_going_on(self) -> Iterator[None]:
+        if not self._calls:
+            for worker in self._workers:
+                worker.go_on()
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                for worker in self._workers:
+                    worker.stand_still()
 
     def run(self, scenario: Scenario) -> Raw:
         recording = scenario_app.recording
@@ -335,9 +373,13 @@ class RealDriver(Driver):
         recording.role = lambda: "client"
         settings = {name: app.conf[name] for name in scenario.conf}
         app.conf.update(scenario.conf)
+        for worker in self._workers:
+            worker.stand_still()
         try:
             return super().run(scenario)
         finally:
+            for worker in self._workers:
+                worker.go_on()
             app.conf.update(settings)
             recording.sink, recording.role = before
 
@@ -347,6 +389,7 @@ class RealDriver(Driver):
             whole_lines, _, _ = log.read().rpartition(b"\n")
         return [json.loads(line) for line in whole_lines.splitlines()]
 
+    @driven
     def get(self, result: Any, timeout: float = 10) -> None:
         with self._looking_after_children() if self._loses_child else nullcontext():
             super().get(result, timeout)
@@ -368,26 +411,32 @@ class RealDriver(Driver):
             over.set()
             thread.join()
 
+    @driven
     def until(self, kind: str, result: AsyncResult) -> None:
         wait_for(f"{kind!r} of {result.id}", lambda: self._written(kind, result), 5)
 
+    @driven
     def pass_time(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    @driven
     def stop(self, warm: bool) -> None:
         for worker in self._workers:
             worker.stop(signal.SIGTERM if warm else signal.SIGQUIT)
         self.stopped = True
 
+    @driven
     def crash(self) -> None:
         for worker in self._workers:
             worker.kill()
         self.stopped = True
 
+    @driven
     def until_it_dies(self) -> None:
         wait_for("the end of the worker", lambda: not any(worker.alive for worker in self._workers), 15)
         self.stopped = True
 
+    @driven
     def restart(self) -> None:
         for worker in list(self._workers):
             self._side.restart(worker)
@@ -403,6 +452,7 @@ class RealDriver(Driver):
     def _names(self) -> list[str]:
         return [worker.name for worker in self._workers]
 
+    @driven
     def settle(self) -> None:
         """Until the worker has nothing to do and nothing changes any more.
 
@@ -439,8 +489,11 @@ class RealDriver(Driver):
             return {}
 
     def _children_are_up(self) -> bool:
+        """Those that left are replaced, and the new ones have started."""
         kinds = [record["kind"] for record in self._records()]
-        return kinds.count("worker_before_create_process") == kinds.count("worker_process_init")
+        before = 0 if self._offset == 0 else len(self._workers)
+        begun, left = kinds.count("worker_process_init"), kinds.count("worker_process_shutdown")
+        return kinds.count("worker_before_create_process") == begun and before + begun - left >= len(self._workers)
 
 
 class HarnessDriver(Driver):

@@ -42,7 +42,7 @@ def retries_by_base() -> None:
 @app.task(name="scenario_app.retry_at", bind=True)
 def retry_at(self: Any) -> str:
     if not self.request.retries:
-        raise self.retry(eta=datetime.now(timezone.utc) + timedelta(seconds=0.5))
+        raise self.retry(eta=datetime.now(timezone.utc) + timedelta(seconds=1))
     return "done"
 
 

@@ -198,7 +198,8 @@ def _on_failure(sender: Any, task_id: str, exception: Any, args: Any, kwargs: An
 def _on_retry(sender: Any, request: Any, reason: Any = None, **_: Any) -> Any:
     when = getattr(reason, "when", 0)
     if isinstance(when, datetime):
-        when = round((when - datetime.now(when.tzinfo)).total_seconds(), 1)
+        # Of an ETA there is always a little less left; half a second less is within what is allowed.
+        when = float(round((when - datetime.now(when.tzinfo)).total_seconds()))
     return request.id, {"task": sender.name, "reason": safe_repr(reason), "when": safe_repr(when)}
 
 
