@@ -64,7 +64,7 @@ def run(number, task, *args):
 
 
 def greenlets():
-    return sum(1 for thing in gc.get_objects() if isinstance(thing, greenlet.greenlet) and not thing.dead)
+    return sum(1 for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet) and not thing.dead)
 
 
 def bound(module):
