@@ -65,7 +65,7 @@ class Poller:
         files: dict[int, Readable] = self._server.files
         found = [fd for fd in self._registered if fd in files and files[fd].readable()]
         if self._server.crashed:
-            # The operating system closes what a process had open, beginning with what was opened last.
+            # Linux closes what a process had open beginning with what was opened last, and so it is heard of.
             found.sort(key=lambda fd: -fd if files[fd].broken else 0)
         return [(fd, READ) for fd in found]
 

@@ -41,8 +41,8 @@ class Server(FakeServer):
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
         self.changes: int = 0
         self.files: dict[int, Readable] = {}
-        #: Whether it is, or was last, unreachable because its process ended.
-        self.crashed: bool = False
+        #: The roles that are, or were last, unreachable because the process of their server ended.
+        self.crashed: set[str] = set()
         # Until when each of the server's roles is unreachable, in microseconds; and how many blocks keep it so.
         self._down_until: dict[str, int] = {}
         self._kept_down: Counter[str] = Counter()
@@ -52,7 +52,7 @@ class Server(FakeServer):
 
         Without ``seconds`` until it is brought up. Of several outages the longest counts.
         """
-        self.crashed = crashed
+        (self.crashed.add if crashed else self.crashed.discard)(role)
         if seconds is None:
             self._kept_down[role] += 1
         else:

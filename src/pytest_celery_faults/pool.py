@@ -37,13 +37,13 @@ _SOFT_TIMEOUT = getattr(signal, "SIGUSR1", -1)
 _LEAVES_ON = {signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name))}
 
 
-def _through_a_pipe(result: tuple[bool, Any]) -> Any:
-    """What the worker gets of what its child reports, as in ``billiard.pool.Worker.workloop``."""
+def _pickled(result: tuple[bool, Any]) -> bytes:
+    """What a child sends of what became of a job, as in ``billiard.pool.Worker.workloop``."""
     try:
-        return pickle.loads(pickle.dumps(result))  # noqa: S301 - it is what was dumped
+        return pickle.dumps(result)
     except Exception as error:
         wrapped = MaybeEncodingError(error, result[1])
-        return False, ExceptionInfo((MaybeEncodingError, wrapped, error.__traceback__))
+        return pickle.dumps((False, ExceptionInfo((MaybeEncodingError, wrapped, error.__traceback__))))
 
 
 class Child:
@@ -321,12 +321,14 @@ class Pool(BasePool):
             self.lose(child, -signal.SIGINT, "interrupted")
             return
 
-        reported = _through_a_pipe(result)
+        message = _pickled(result)
 
         def done() -> None:
             child.job = None
             if exit_ is None:
                 child.fiber = None
+            # What cannot be read ends the worker's loop.
+            reported = pickle.loads(message)  # noqa: S301 - it is our own
             if not self._is_forgotten(job):
                 if not job.ready() and self._semaphore is not None:
                     self._semaphore.release()

@@ -1251,6 +1251,45 @@ def test_a_memory_error_ends_celerys_main_process(worker, app):
         worker.drain()
 
 
+class PickyError(Exception):
+    """It can be pickled, and not be made again of that."""
+
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+def test_what_a_child_reports_and_the_worker_cannot_read_ends_the_worker(app, worker, add):
+    """A real worker reads it in its event loop, too: its process stays, and does nothing any more."""
+
+    @app.task(name="shop.rejects")
+    def rejects():
+        raise Reject(PickyError(1, 2), requeue=False)
+
+    result, next_one = rejects.delay(), add.delay(1, 2)
+    with pytest.raises(WorkerDiedError, match="PickyError"):
+        worker.drain()
+    assert (result.state, next_one.state) == ("PENDING", "PENDING")
+
+
+def test_a_crashed_broker_and_a_backend_that_is_down_are_two(celery_faults, app, worker):
+    """In which order the worker hears of its broken connections tells a broker that ended from a network that broke."""
+
+    @app.task(name="shop.late", acks_late=True)
+    def late():
+        time.sleep(60)
+
+    late.delay()
+    worker.advance(1)
+    with celery_faults.broker.down(crashed=True):
+        celery_faults.server.take_down("backend", 0.5)
+        if celery.VERSION[:2] >= (5, 7):
+            with pytest.raises(WorkerDiedError, match="hostname"):
+                worker.drain()
+        else:
+            worker.advance(1)
+            assert worker.running
+
+
 @pytest.mark.celery_faults(stall_timeout=0.3)
 def test_a_task_that_blocks_for_real(app, add, hang_is_failure):
     @app.task(name="shop.blocked")

@@ -240,12 +240,16 @@ class Driver:
         try:
             outcome = f"returned {scenario_app.safe_repr(result.get(timeout=timeout))}"
         except CeleryTimeoutError as exc:
-            assert timeout != 10, f"no result within {timeout:g} s: {result!r}"
+            assert timeout != 10, f"no result within {timeout:g} s: {result!r}\n{self.state()}"
             outcome = f"gave up with {exc!r}"
         except Exception as exc:
             outcome = f"raised {type(exc).__module__}.{scenario_app.safe_repr(exc)}"
         self.raw.seen.append((result.id, outcome))
         scenario_app.record("got", result.id)
+
+    def state(self) -> str:
+        """What is worth to know when something does not happen."""
+        return ""
 
     def publish(self, body: bytes, **options: Any) -> None:
         """Put something on the queue that no Celery client would."""
@@ -321,7 +325,7 @@ class Driver:
         raw.unacked = [json.loads(one)[0] for one in self.broker.hvals("unacked")]
         for key in self.results.keys("*"):
             text = key.decode()
-            raw.keys[text] = self.results.ttl(key) > 0
+            raw.keys[text] = self.results.ttl(key)
             if text.startswith("celery-task-meta-"):
                 raw.stored[text.removeprefix("celery-task-meta-")] = self.results.get(key)
 
@@ -452,6 +456,11 @@ class RealDriver(Driver):
     def _names(self) -> list[str]:
         return [worker.name for worker in self._workers]
 
+    def state(self) -> str:
+        queues = {key: self.broker.llen(key) for key in self._queue_keys()}
+        output = self._workers[0].output.read_text()[-3000:]
+        return f"queues {queues}, unacked {self.broker.hkeys('unacked')}, the worker says:\n{output}"
+
     @driven
     def settle(self) -> None:
         """Until the worker has nothing to do and nothing changes any more.
@@ -468,8 +477,7 @@ class RealDriver(Driver):
             for worker in self._workers:
                 assert worker.alive, f"the real worker is dead: {worker.output.read_text()[-3000:]}"
             if time.monotonic() > end:
-                output = self._workers[0].output.read_text()
-                raise AssertionError(f"the real side does not settle: {now}\n{output[-3000:]}")
+                raise AssertionError(f"the real side does not settle: {now}\n{self.state()}")
             answers = self._outstanding(inspect)
             queued = sum(self.broker.llen(key) for key in self._queue_keys())
             now = (answers, queued, self.broker.hkeys("unacked"), self._log.stat().st_size)

@@ -8,7 +8,7 @@ from typing import Any
 import more_tasks as tasks
 from celery import chain, chord, group
 from celery.canvas import StampingVisitor
-from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_BODY_FROM_5_7, Shows
+from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_BODY_FROM_5_7, IN_SLEEP, LEFT, Shows, killed
 from fidelity_scenarios import refused, scenario
 from scenario_app import add, app, boom, dies_late_requeued, errback, retry_once, total
 
@@ -18,6 +18,22 @@ from scenario_app import add, app, boom, dies_late_requeued, errback, retry_once
 @scenario(expected=IN_AUTORETRY, jitter=(1, 2))
 def autoretry_with_jitter(driver: Any) -> None:
     driver.get(tasks.jittery.delay())
+
+
+@scenario(expected=IN_AUTORETRY)
+def autoretry_with_growing_backoff(driver: Any) -> None:
+    driver.get(tasks.growing.delay())
+
+
+@scenario(expected=IN_AUTORETRY)
+def autoretry_with_a_factor(driver: Any) -> None:
+    result = tasks.backoff_factor.apply_async(retries=2)
+    driver.get(result)
+
+
+@scenario(expected=IN_BODY)
+def manual_retry_for_two_types(driver: Any) -> None:
+    driver.get(tasks.retries_two_types.delay())
 
 
 @scenario(expected=IN_AUTORETRY)
@@ -220,6 +236,41 @@ def chain_of_a_group_with_a_failing_member(driver: Any) -> None:
 def map_and_chunks(driver: Any) -> None:
     driver.get(add.starmap([(1, 1), (2, 2)]).delay())
     driver.get(add.chunks([(1, 1), (2, 2), (3, 3)], 2).apply_async())
+
+
+# -- time limits and acks
+
+
+@scenario(expected=IN_SLEEP)
+def soft_limit_acked_late(driver: Any) -> None:
+    driver.get(tasks.late_soft_limit.delay())
+
+
+@scenario(expected=IN_SLEEP)
+def soft_limit_without_ack(driver: Any) -> None:
+    driver.get(tasks.kept_on_soft_limit.delay())
+
+
+@scenario(loses_child=True, expected=killed("nap#1", LEFT))
+def hard_limit_of_a_second_and_a_half(driver: Any) -> None:
+    driver.get(tasks.nap.apply_async((10,), time_limit=1.5))
+
+
+@scenario(expected=IN_SLEEP)
+def requests_class_at_a_soft_limit(driver: Any) -> None:
+    driver.get(tasks.requested.apply_async(("sleeps",), soft_time_limit=0.3))
+
+
+@scenario(
+    broker_transport_options={"visibility_timeout": 1},
+    shows=Shows(
+        "A task that takes longer than the visibility timeout is not delivered again while its worker lives, before "
+        "kombu looks, which is at its start and each hundred seconds.",
+        lambda real: real.count("received") == 1,
+    ),
+)
+def longer_than_the_visibility_timeout(driver: Any) -> None:
+    driver.get(tasks.late_nap.delay(2.5))
 
 
 # -- a task that is delivered twice

@@ -25,6 +25,12 @@ be compared. This page is written by a run in which every scenario ended as the 
     python -m pytest tests/fidelity --fidelity-page=docs/fidelity.md
 
 pytest knows the option when the folder is named on the command line.
+
+So that a real run has one history, too, its worker runs without gossip, mingle and heartbeat, stands still while a
+scenario sends, as the one here does, and is asked ten times a second for what it is at, which makes it replace a lost
+child now and not within five seconds. Delays with jitter are compared by their bounds. In scenarios of several workers
+there are as many here as children of one worker: which one took a task is not compared. The broker's outages are those
+of a server that ends and comes back; a network that breaks is not compared.
 """
 
 _EQUAL = "equal"

@@ -499,8 +499,8 @@ _RECEIVED_FROM_HARD_LIMIT_SENDS = {**_CALL, **_FAMILY, "retries": 0, **_DUE}
                 None,
             ),
             "keys": (
-                ["celery-task-meta-add#1 expires", "celery-task-meta-hard_limit_sends#1 expires"],
-                ["celery-task-meta-hard_limit_sends#1 expires"],
+                ["celery-task-meta-add#1 expires in 24 h", "celery-task-meta-hard_limit_sends#1 expires in 24 h"],
+                ["celery-task-meta-hard_limit_sends#1 expires in 24 h"],
             ),
             "events add#1 in child": ([f"event {{'type': 'task-sent', 'fields': {_SENT_BY_HARD_LIMIT_SENDS}}}"], None),
             "events add#1 in main": (
@@ -512,6 +512,15 @@ _RECEIVED_FROM_HARD_LIMIT_SENDS = {**_CALL, **_FAMILY, "retries": 0, **_DUE}
                 None,
             ),
             "settled add#1": (["ack"], None),
+            "order in main of add#1": (
+                [
+                    f"event {{'type': 'task-received', 'fields': {_RECEIVED_FROM_HARD_LIMIT_SENDS}}}",
+                    "event {'type': 'task-started', 'fields': {}}",
+                    "ack",
+                    "event {'type': 'task-succeeded', 'fields': {'result': '16'}}",
+                ],
+                [],
+            ),
         },
     ),
 )

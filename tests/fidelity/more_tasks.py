@@ -22,6 +22,30 @@ def backoff_factor() -> None:
     raise OSError("no backoff is shorter than a second")
 
 
+@app.task(name="scenario_app.growing", autoretry_for=(OSError,), max_retries=2, retry_backoff=True, retry_jitter=False)
+def growing() -> None:
+    raise OSError("growing")
+
+
+@app.task(name="scenario_app.retries_two_types", bind=True, max_retries=2, default_retry_delay=60)
+def retries_two_types(self: Any) -> None:
+    """Retried, sooner than it is the rule, for two types of error, of which each is met once, and not for a third."""
+    try:
+        raise (ConnectionError, TimeoutError, LookupError)[self.request.retries]
+    except (ConnectionError, TimeoutError) as exc:
+        raise self.retry(exc=exc, countdown=0.2 if self.request.retries else 0.4) from exc
+
+
+@app.task(name="scenario_app.late_soft_limit", acks_late=True, soft_time_limit=0.3)
+def late_soft_limit() -> None:
+    time.sleep(10)
+
+
+@app.task(name="scenario_app.kept_on_soft_limit", acks_late=True, soft_time_limit=0.3, acks_on_failure_or_timeout=False)
+def kept_on_soft_limit() -> None:
+    time.sleep(10)
+
+
 @app.task(name="scenario_app.fixed_delay", autoretry_for=(OSError,), retry_kwargs={"max_retries": 2, "countdown": 0.3})
 def fixed_delay() -> None:
     raise OSError("fixed")

@@ -102,6 +102,10 @@ def soft_limit_later_by(seconds: float) -> Callable[[Any], Any]:
     return lambda original: lambda self, job, soft, hard: original(self, job, soft + seconds, hard)
 
 
+def hard_limit_of(seconds: float) -> Callable[[Any], Any]:
+    return lambda original: lambda self, job, soft, hard: original(self, job, soft, seconds)
+
+
 def is_of(task: str, headers: Any) -> bool:
     return (headers or {}).get("task") == f"scenario_app.{task}"
 
@@ -257,6 +261,20 @@ SABOTAGE = {
     "a late ack that is early": Sabotage(
         "success_of_a_slow_task_acked_late", Told("times of settling of late_nap#1"),
         Pool, "on_apply", acks_as_it_starts,
+    ),
+    "a late ack of a failed task that is early": Sabotage(
+        "failure_acked_late", Told("order in main of "), Pool, "on_apply", acks_as_it_starts,
+    ),
+    "a late ack of a killed task that is early": Sabotage(
+        "killed_at_begin_of_dies_late", Told("order in main of "), Pool, "on_apply", acks_as_it_starts,
+    ),
+    "a hard limit that is early": Sabotage(
+        "hard_limit_of_a_second_and_a_half", Told("times of nap#1 in main"),
+        Pool, "_set_time_limits", hard_limit_of(0.1),
+    ),
+    "a hard limit that is late": Sabotage(
+        "hard_limit_of_a_second_and_a_half", Told("times of nap#1 in main"),
+        Pool, "_set_time_limits", hard_limit_of(1.9),
     ),
     "a link that is lost": Sabotage(
         "link", Told("by_role linked#1 in main", "received"), Channel, "_put", loses_linked,
