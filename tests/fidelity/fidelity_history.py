@@ -2,17 +2,18 @@
 
 Compared
     for each task, named by its name and ordinal (``scenario_app.add#2``): what happened to it in the worker's main
-    process, in order, and in a child, in order; both in one order where that is determined; what was stored, the
-    exception's type, module and arguments and the traceback's functions included; what the caller got; how and when its
-    messages were settled (ack, reject, requeue); Celery's events, which a monitor reads. For all tasks together: what
-    each role published, in order; Celery's warnings and errors of each role; what is left in the queues and in
-    ``unacked``; the keys left in the result backend and whether they expire. In a child, where one task runs at a time,
-    and in the client, the order of all that happens to all tasks; where one task is there at a time, in the main
-    process too, and all processes in one order. For each signal its sender and the names of its arguments, and which
-    process sends it.
+    process, in order, with how and when its messages were settled (ack, reject, requeue) and Celery's events, which
+    a monitor reads; what happened to it in a child, in order; both in one order where that is determined; what was
+    stored, the exception's type, module and arguments and the traceback's functions included; what the caller got.
+    For all tasks together: what each role published, in order; Celery's warnings and errors of each role; what is
+    left in the queues and in ``unacked``, the whole messages; the keys left in the result backend and in how many
+    hours they expire. In a child, where one task runs at a time, and in the client, the order of all that happens
+    to all tasks; where one task is there at a time, in the main process too, and all processes in one order. For
+    each signal its sender and the names of its arguments, and which process sends it.
 
 Not compared, and why
-    ids, process ids, host names, addresses, dates, the job number in ``WorkerLostError``: they differ from run to run.
+    ids, process ids, host names, addresses, dates, a message's ``origin``, the job number in ``WorkerLostError``: they
+    differ from run to run.
     The order of main process and child while a task is retried or replaced: the child publishes the message and
     goes on with its signals, while the main process already receives it, so that its events mix too. Nor while one
     is terminated or cancelled: the child unwinds while the main process writes down the new state; nor while one
@@ -58,6 +59,8 @@ LATE, EARLY = 1.0, 0.15
 # A caller that waits for a group looks at all its results at once, and again after each half second: what it finds at
 # the first look depends on how far the worker has got meanwhile.
 POLL = 0.5
+# A real worker looks once a second whether it is to end.
+NOTICES_SIGNALS_WITHIN = 1.0
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VARYING = (
@@ -415,7 +418,9 @@ def _late_or_early(real: History, here: History, early: float, late: float) -> l
     for key in real.offsets:
         one, other = real.offsets[key], here.offsets.get(key, [])
         sooner = early + POLL * real.waits_for_groups if key.endswith(" in client") else early
-        lates = [LATE + sum(real.jitter) + late * lost for lost in here.after_loss.get(key, [])]
+        lates = [
+            LATE + sum(real.jitter) + (late + NOTICES_SIGNALS_WITHIN) * lost for lost in here.after_loss.get(key, [])
+        ]
         if len(one) == len(other) and not all(
             b - sooner <= a < b + more for a, b, more in zip(one, other, lates, strict=True)
         ):

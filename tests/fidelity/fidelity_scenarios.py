@@ -1497,7 +1497,7 @@ def signals_of_a_cold_shutdown_with_nothing_to_do(driver: Any) -> None:
     fresh=True,
     shows=Shows(
         "A warm shutdown puts prefetched and delayed tasks back on the queue, the last one first.",
-        lambda real: [one["id"] for one in real.queues["celery"]] == ["add#2", "add#1"],
+        lambda real: [one["headers"]["id"] for one in real.queues["celery"]] == ["add#2", "add#1"],
     ),
 )
 def warm_shutdown(driver: Any) -> None:

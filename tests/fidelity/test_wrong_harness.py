@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -137,6 +139,18 @@ def does_not_store_linked(original: Any) -> Any:
 
 def set_for_ever(original: Any) -> Any:
     return lambda self, name, time, value: self.set(name, value)
+
+
+def set_for_five_seconds(original: Any) -> Any:
+    return lambda self, name, time, value: original(self, name, 5, value)
+
+
+def restored_with_other_arguments(original: Any) -> Any:
+    def restore(self: Any, payload: Any, *args: Any, **options: Any) -> None:
+        body = b64encode(json.dumps([[7, 7], {}, {}]).encode()).decode()
+        original(self, {**payload, "body": body}, *args, **options)
+
+    return restore
 
 
 def forgets_that_it_expires(original: Any) -> Any:
@@ -287,6 +301,12 @@ SABOTAGE = {
     ),
     "results that do not expire": Sabotage(
         "link", Told("keys", "expires"), Pipeline, "setex", set_for_ever,
+    ),
+    "a result that is kept for another time": Sabotage(
+        "link", Told("keys", "24 h"), Pipeline, "setex", set_for_five_seconds,
+    ),
+    "a message that comes back with other arguments": Sabotage(
+        "warm_shutdown", Told("queues celery"), Channel, "_do_restore_message", restored_with_other_arguments,
     ),
     "messages left in unacked": Sabotage(
         "link", Told("unacked", "linked#1"), QoS, "ack", lambda _: virtual.QoS.ack,
