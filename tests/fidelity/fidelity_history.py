@@ -32,6 +32,7 @@ Not compared, and why
     a part of what the scenario declares, and never nothing.
     A traceback's lines: only its functions.
     A log record's arguments: they hold ids, times and process ids. Records below WARNING.
+    What the caller gets where Celery stores two ends of a task, one right after the other.
     ``KeyboardInterrupt`` in a task: here it ends the test, by design. A task that kills its own process would kill
     the test.
 """
@@ -46,10 +47,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fidelity_expected import Difference
 from scenario_app import app
+
+if TYPE_CHECKING:
+    from fidelity_scenarios import Scenario
 
 Record = dict[str, Any]
 
@@ -341,14 +345,12 @@ class History:
         return "\n".join(lines)
 
 
-def differences(
-    real: History, here: History, late: float, expected: Difference | None = None, alone: bool = False, workers: int = 1
-) -> list[str]:
+def differences(real: History, here: History, scenario: Scenario) -> list[str]:
     """Where the two differ otherwise than expected, one entry each; none when all is as it should be.
 
     An expected difference that is not there is one of them.
     """
-    expected = expected or _NOTHING
+    expected = scenario.difference or _NOTHING
     found = [f"expected, and no longer so, on the real side: {line}" for line in real.missing]
     found += [f"expected, and no longer so, here: {line}" for line in here.missing]
     expected_values = dict(expected.values)
@@ -380,11 +382,11 @@ def differences(
         if _lost_soon_after_its_ack(label, lines[0]):
             lines = [[line for line in one if line != "ack"] for one in lines]
         compare(f"order in main of {label}", *lines)
-    for role in ("client", *(["child"] if workers == 1 else []), *(["main"] if alone else [])):
+    for role in ("client", *(["child"] if scenario.workers == 1 else []), *(["main"] if scenario.alone else [])):
         compare(f"order in {role}", real.in_role.get(role), here.in_role.get(role))
-    if alone and not racing:
+    if scenario.alone and not racing:
         compare("order of all", real.in_all, here.in_all)
-    for attribute in ("seen", "unacked", "keys"):
+    for attribute in (*([] if scenario.stored_twice else ["seen"]), "unacked", "keys"):
         compare(attribute, getattr(real, attribute), getattr(here, attribute))
     compare("signals", sorted(real.signals), sorted(here.signals))
     frames = {one for one in (expected.frames, expected.more_frames) if one}
@@ -393,7 +395,7 @@ def differences(
     if real.own_frames:
         found.append(f"the plugin's frames in the real side's tracebacks: {real.own_frames}")
     found += [f"expected to differ, and not there at all: {what}" for what in expected_values]
-    found += _late_or_early(real, here, EARLY + sum(real.jitter), late)
+    found += _late_or_early(real, here, EARLY + sum(real.jitter), scenario.tolerance)
     return found
 
 

@@ -10,7 +10,7 @@ what is left behind.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import scenario_app as tasks
@@ -44,12 +44,13 @@ _STORED = {"traceback": None, "children": []}
 class Scenario:
     """One scenario.
 
-    ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child is
-    killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. There are
-    ``workers`` real workers, each with one child; here so many children of one. ``restarts``: a worker is stopped and
-    started again, which takes real ones a while. ``jitter`` is how long the waits before the retries may be, in
-    seconds. So many requests as ``forgotten`` says stay active for ever. ``expected`` is what differs on purpose,
-    ``shows`` what can be learned of Celery.
+    ``conf`` are settings of the worker, ``fresh`` asks for a worker of its own, ``loses_child`` says that a child
+    is killed or leaves, ``alone`` that one task is there at a time, so that all that happens has one order. There
+    are ``workers`` real workers, each with one child; here so many children of one. ``restarts``: a worker is
+    stopped and started again, which takes real ones a while. ``jitter`` is how long the waits before the retries
+    may be, in seconds. So many requests as ``forgotten`` says stay active for ever. ``stored_twice``: of two ends
+    of a task which are stored one right after the other the caller gets the one or the other. ``expected`` is what
+    differs on purpose, ``shows`` what can be learned of Celery.
     """
 
     function: Function
@@ -63,6 +64,7 @@ class Scenario:
     restarts: bool = False
     jitter: tuple[float, ...] = ()
     forgotten: int = 0
+    stored_twice: bool = False
 
     @property
     def name(self) -> str:
@@ -81,24 +83,16 @@ class Scenario:
 
 SCENARIOS: list[Scenario] = []
 
+_OPTIONS = {one.name for one in fields(Scenario)} - {"function", "conf"}
 
-def scenario(
-    *,
-    fresh: bool = False,
-    loses_child: bool = False,
-    alone: bool = False,
-    expected: Difference | None = None,
-    shows: Shows | None = None,
-    workers: int = 1,
-    restarts: bool = False,
-    jitter: tuple[float, ...] = (),
-    forgotten: int = 0,
-    **conf: Any,
-) -> Callable[[Function], Function]:
+
+def scenario(**options: Any) -> Callable[[Function], Function]:
+    """Options are those of `Scenario`, and settings of Celery's."""
+    own = {name: value for name, value in options.items() if name in _OPTIONS}
+    conf = {name: value for name, value in options.items() if name not in _OPTIONS}
+
     def add(function: Function) -> Function:
-        SCENARIOS.append(
-            Scenario(function, conf, fresh, loses_child, alone, expected, shows, workers, restarts, jitter, forgotten)
-        )
+        SCENARIOS.append(Scenario(function, conf, **own))
         return function
 
     return add
@@ -612,7 +606,7 @@ def revoked_while_waiting_for_its_eta(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario(loses_child=True)
+@scenario(stored_twice=True, loses_child=True)
 def terminated_while_running(driver: Any) -> None:
     result = tasks.sleeper.delay(10)
     driver.until("note", result)
@@ -621,7 +615,7 @@ def terminated_while_running(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario(loses_child=True)
+@scenario(stored_twice=True, loses_child=True)
 def killed_while_running(driver: Any) -> None:
     result = tasks.sleeper.delay(10)
     driver.until("note", result)
@@ -630,7 +624,7 @@ def killed_while_running(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario(loses_child=True)
+@scenario(stored_twice=True, loses_child=True)
 def terminated_while_running_acked_late(driver: Any) -> None:
     result = tasks.late_sleeper.delay(10)
     driver.until("note", result)
@@ -1024,7 +1018,7 @@ def chord_with_a_group_for_a_body(driver: Any) -> None:
     driver.get(chord([tasks.add.s(1, 1), tasks.add.s(2, 2)])(group(tasks.total.s(), tasks.linked.s())))
 
 
-@scenario(expected=IN_BODY)
+@scenario(stored_twice=True, expected=IN_BODY)
 def chord_with_a_failing_header_and_a_group_for_a_body(driver: Any) -> None:
     body = group(tasks.total.s().on_error(tasks.errback.s()), tasks.linked.s().on_error(tasks.old_errback.s()))
     driver.get(chord([tasks.add.s(1, 1), tasks.boom.s()])(body))
@@ -1327,6 +1321,7 @@ def signals_of_a_task_revoked_before_it_runs(driver: Any) -> None:
 
 
 @scenario(
+    stored_twice=True,
     alone=True,
     loses_child=True,
     shows=Shows(

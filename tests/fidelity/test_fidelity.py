@@ -42,7 +42,7 @@ def test_same_history(real_run: tuple[Scenario, Raw], celery_faults: Any, page_w
             pytest.fail(f"here: {exc!r}\n\nthe history of the real worker:\n{real}\n\nhere:\n{driver.raw.records}")
     only_here = Difference("", real=scenario.difference.here) if scenario.difference else None
     here = History(driver.raw, only_here, scenario.jitter)
-    found = differences(real, here, scenario.tolerance, scenario.difference, scenario.alone, scenario.workers)
+    found = differences(real, here, scenario)
     if scenario.shows and not scenario.shows.holds(History(raw, jitter=scenario.jitter)):
         found.append(f"the real worker does not show this: {scenario.shows.text}")
     if found:

@@ -397,9 +397,7 @@ def compared(scenario: Scenario, real: Raw, celery_faults: Any) -> list[str]:
     with driver.recording():
         driver.run(scenario)
     here = History(driver.raw, Difference("", real=scenario.difference.here) if scenario.difference else None)
-    return differences(
-        History(real, scenario.difference), here, scenario.tolerance, scenario.difference, scenario.alone
-    )
+    return differences(History(real, scenario.difference), here, scenario)
 
 
 @pytest.mark.parametrize(
