@@ -295,16 +295,17 @@ def deduplicated_after_it_was_killed(driver: Any) -> None:
 # -- several workers, and workers that come back
 
 
-@scenario(workers=2)
+# With one message for each worker that is not acknowledged yet, a busy one takes no other.
+@scenario(workers=2, worker_prefetch_multiplier=1)
 def several_workers(driver: Any) -> None:
-    first = tasks.nap.delay(0.6)
+    first = tasks.late_nap.delay(0.6)
     driver.until("note", first)
     second = tasks.late_nap.delay(0.9)
     driver.get(first)
     driver.get(second)
 
 
-@scenario(workers=2)
+@scenario(workers=2, worker_prefetch_multiplier=1)
 def chord_of_several_workers(driver: Any) -> None:
     driver.get(chord([tasks.late_nap.si(0.8), add.si(1, 1).set(countdown=0.3)])(total.s()))
 
