@@ -233,6 +233,7 @@ class Driver:
 
     def get(self, result: Any, timeout: float = 10) -> None:
         """Wait for a result, as a caller does, and write down what it got."""
+        self.raw.waits += 1
         if isinstance(result, AsyncResult):
             self.track(result)
         else:

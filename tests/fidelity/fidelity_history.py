@@ -25,7 +25,7 @@ Not compared, and why
     ``worker_before_create_process``: here it is one of another class. How long a worker takes to start, to stop and
     to replace a child.
     Times: an event is at most a second later in the real run than planned, a retry never earlier than it asked for. A
-    caller that waits for a group may get it half a second earlier: see `POLL`.
+    caller that waits for a group may get it half a second earlier, and any result a second later: see `POLL`, `MISSED`.
     How long it takes to replace a child that is gone: a real worker looks every five seconds. Here it is there at
     once, so what comes after a child is lost may happen as much later.
     How much a child still does between the SIGTERM and the SIGKILL of a hard time limit: a tenth of a second's worth,
@@ -63,6 +63,8 @@ LATE, EARLY = 1.0, 0.15
 # A caller that waits for a group looks at all its results at once, and again after each half second: what it finds at
 # the first look depends on how far the worker has got meanwhile.
 POLL = 0.5
+# One that waits for a result looks once a second for what it may have missed, and so may get each a second later.
+MISSED = 1.0
 # A real worker looks once a second whether it is to end.
 NOTICES_SIGNALS_WITHIN = 1.0
 
@@ -97,7 +99,8 @@ class Raw:
     unacked: list[Any] = field(default_factory=list)
     #: The backend's keys, and in how many seconds each expires, -1 for never.
     keys: dict[str, int] = field(default_factory=dict)
-    #: How often the sender waited for a group.
+    #: How often the sender waited, and for a group.
+    waits: int = 0
     waits_for_groups: int = 0
 
 
@@ -108,7 +111,7 @@ class History:
         self._raw = raw
         self._apart = apart or _NOTHING
         self.jitter = jitter
-        self.waits_for_groups = raw.waits_for_groups
+        self.waits, self.waits_for_groups = raw.waits, raw.waits_for_groups
         #: Lines of ``apart`` that did not happen.
         self.missing: list[str] = []
         self._label_ids()
