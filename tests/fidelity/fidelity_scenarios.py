@@ -1336,7 +1336,7 @@ def signals_of_a_task_terminated_while_it_runs(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario(alone=True, loses_child=True)
+@scenario(stored_twice=True, alone=True, loses_child=True)
 def signals_of_a_task_killed_while_it_runs(driver: Any) -> None:
     result = tasks.sleeper.delay(10)
     driver.until("note", result)
@@ -1344,7 +1344,7 @@ def signals_of_a_task_killed_while_it_runs(driver: Any) -> None:
     driver.get(result)
 
 
-@scenario(alone=True, loses_child=True)
+@scenario(stored_twice=True, alone=True, loses_child=True)
 def signals_of_a_task_that_gets_sigquit(driver: Any) -> None:
     result = tasks.sleeper.delay(10)
     driver.until("note", result)
