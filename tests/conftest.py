@@ -21,6 +21,10 @@ for _module in (
     "celery.app.control",
     "celery.app.events",
     "celery.app.log",
+    "celery.contrib.testing.app",
+    "celery.contrib.testing.manager",
+    "celery.contrib.testing.tasks",
+    "celery.contrib.testing.worker",
     "celery.fixups.django",
     "celery.worker.autoscale",
     "celery.worker.consumer",
@@ -32,6 +36,9 @@ for _module in (
     importlib.import_module(_module)
 
 pytest_plugins = ["pytester"]
+
+# Suites as users have them, which tests run in processes of their own.
+collect_ignore = ["suites"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -13,32 +13,26 @@ from .errors import (
     FaultTypeError,
     FaultValueError,
     ForeignBrokerError,
+    InternalsError,
     MessagesLostError,
+    OtherClockError,
     PolicyNotFollowedError,
     QuarantinedError,
     StalledTaskError,
+    TakeoverError,
     WaitNeverEndsError,
     WorkerDiedError,
     WrongThreadError,
 )
-from .faults import (
-    BackendDown,
-    BrokerDown,
-    Crash,
-    Delay,
-    Drop,
-    Duplicate,
-    Fault,
-    Revoke,
-    Sleep,
-)
-from .marks import inject
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .clients import redis_client
     from .clock import Clock
+    from .faults import BackendDown, BrokerDown, Crash, Delay, Drop, Duplicate, Fault, Revoke, Sleep
     from .harness import Harness
     from .injection import Execution, Injection
+    from .marks import inject
     from .messages import Message
     from .recorder import Attempt, SentMessage
     from .signal_log import SentSignal
@@ -78,9 +72,11 @@ __all__ = [
     "ForeignBrokerError",
     "Harness",
     "Injection",
+    "InternalsError",
     "Letter",
     "Message",
     "MessagesLostError",
+    "OtherClockError",
     "Outcome",
     "PolicyNotFollowedError",
     "QuarantinedError",
@@ -95,45 +91,63 @@ __all__ = [
     "Site",
     "Sleep",
     "StalledTaskError",
+    "TakeoverError",
     "Timeline",
     "WaitNeverEndsError",
     "WorkerControl",
     "WorkerDiedError",
     "WrongThreadError",
     "inject",
+    "redis_client",
 ]
 
 _HOMES = {
     "Attempt": "recorder",
+    "BackendDown": "faults",
     "Broker": "broker",
+    "BrokerDown": "faults",
     "Callback": "views.callbacks",
     "Callbacks": "views.callbacks",
     "Clock": "clock",
+    "Crash": "faults",
     "DeadLetterQueue": "views.letters",
+    "Delay": "faults",
+    "Drop": "faults",
+    "Duplicate": "faults",
     "Event": "timeline",
     "Execution": "injection",
+    "Fault": "faults",
     "Harness": "harness",
+    "inject": "marks",
     "Injection": "injection",
     "Letter": "views.letters",
     "Message": "messages",
     "Outcome": "views.outcome",
+    "redis_client": "clients",
     "RetryHistory": "views.retries",
     "RetryPolicy": "views.policy",
     "RetryRecorder": "views.retries",
+    "Revoke": "faults",
     "Sent": "views.sent",
     "SentMessage": "recorder",
     "SentSignal": "signal_log",
     "Signals": "views.signals",
     "Site": "timeline",
+    "Sleep": "faults",
     "Timeline": "timeline",
     "WorkerControl": "worker",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The types of what the fixtures return; imported when asked for, since some import Celery."""
+    """All but the errors is imported when asked for: pytest loads this plugin in each run, and some import Celery."""
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

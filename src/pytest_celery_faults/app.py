@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -84,7 +86,77 @@ def _all_signals() -> list[Signal]:
     return [value for value in vars(signals).values() if isinstance(value, Signal)]
 
 
+def _connect_again(signal: Signal, receivers: list[Any]) -> None:
+    """Put receivers back, before those that have come since."""
+    signal.receivers[:] = receivers + [entry for entry in signal.receivers or () if entry not in receivers]
+    signal.sender_receivers_cache.clear()
+
+
+#: What a worker keeps in module globals: containers that others hold, and flags.
+_CONTAINERS = (
+    "requests", "reserved_requests", "active_requests", "scheduled_requests", "successful_requests", "total_count",
+    "revoked", "revoked_stamps",
+)  # fmt: skip
+_FLAGS = ("should_stop", "should_terminate")
+
+
+def _worker_state_as_it_is() -> Callable[[], None]:
+    """A function that brings the worker's state of now back."""
+    containers = {name: getattr(worker_state, name) for name in _CONTAINERS if hasattr(worker_state, name)}
+    contents = {name: copy.copy(container) for name, container in containers.items()}
+    flags = {name: getattr(worker_state, name) for name in _FLAGS}
+    total = list(worker_state.all_total_count)
+
+    def bring_back() -> None:
+        for name, container in containers.items():
+            container.clear()
+            container.update(contents[name])
+        worker_state.all_total_count[:] = total
+        for name, value in flags.items():
+            setattr(worker_state, name, value)
+
+    return bring_back
+
+
 _registered_for_forks: WeakSet[Celery] = WeakSet()
+
+
+def put_connections_aside() -> Callable[[bool], None]:
+    """Take away the connections that all apps keep, so that they open new ones.
+
+    Returns:
+        A function that brings them back. When its argument is true the new ones lead to a broker in memory that is
+        gone, and are forgotten; else they are kept, but for those to where an older one leads.
+    """
+    groups = [(group, dict(dict.items(group))) for group in (kombu.pools.connections, kombu.pools.producers)]
+    pools = {app: (app._pool, getattr(app.__dict__.get("amqp"), "_producer_pool", None)) for app in _apps()}
+
+    def forget() -> None:
+        for app in _apps():
+            app._pool = None
+            if "amqp" in app.__dict__:
+                app.amqp._producer_pool = None
+        for group, _ in groups:
+            dict.clear(group)
+
+    def bring_back(is_gone: bool) -> None:
+        if is_gone:
+            forget()
+        for app, (pool, producers) in pools.items():
+            app._pool = app._pool if pool is None else pool
+            if producers is not None:
+                app.amqp._producer_pool = producers
+        for group, kept in groups:
+            for key in dict.keys(group) & kept.keys():
+                dict.__getitem__(group, key).force_close_all()
+            dict.update(group, kept)
+
+    forget()
+    return bring_back
+
+
+def _apps() -> list[Celery]:
+    return list(_state._get_active_apps())
 
 
 class Adoption:
@@ -92,7 +164,18 @@ class Adoption:
 
     def __init__(self, app: Celery, conf: dict[str, Any]) -> None:
         self.app = app
+        self._conf = conf
+        # What the test changes in the settings lands here.
+        self._layer = {**_OVERRIDES, **conf}
         self._undo = ExitStack()
+        self._modules: set[str] = set()
+        self._known_queues: list[str] = []
+        # What brings back the state that the app was in when it was given back for a while.
+        self._again: list[Callable[[], object]] = []
+
+    def take(self) -> None:
+        """Take the app, as it is, or as it was when it was given back for a while."""
+        app = self.app
         # A worker imports its task modules first of all. Done here, before anything is remembered, they stay
         # registered after the test: a module is imported once in a process.
         app.loader.import_default_modules()
@@ -108,18 +191,47 @@ class Adoption:
         else:
             app._ensure_after_fork()
             _registered_for_forks.add(app)
-        self._lay_over(conf)
+        self._lay_over()
         self._copy_amqp()
         self._remember_tasks()
         self._take_away_own_backends()
-        self._apply_to_bound_tasks(conf)
+        self._apply_to_bound_tasks(self._conf)
         self._remember_process_state()
         app.set_current()
         app.set_default()
+        while self._again:
+            self._again.pop()()
 
     def give_back(self) -> None:
         """Everything as it was, whatever happened in the test."""
         self._undo.close()
+
+    def lend_back(self) -> None:
+        """Everything as it was for a while: the next `take` goes on with what is now."""
+        app, again = self.app, self._again.append
+        again(partial(self._restore_dict, app.__dict__, dict(app.__dict__)))
+        for task in app._tasks.values():
+            again(partial(self._restore_dict, task.__dict__, dict(task.__dict__)))
+        again(partial(dict.update, app._tasks, dict(app._tasks)))
+        for signal in _all_signals():
+            if signal.receivers:
+                again(partial(_connect_again, signal, list(signal.receivers)))
+        again(partial(kombu.asynchronous.hub.set_event_loop, kombu.asynchronous.hub.get_event_loop()))
+        for group in (kombu.pools.connections, kombu.pools.producers):
+            again(partial(dict.update, group, dict(dict.items(group))))
+        again(partial(setattr, app.clock, "value", app.clock.value))
+        if app.use_fast_trace_task:
+            again(partial(trace.setup_worker_optimizations, app, trace._localized[1]))
+        again(_worker_state_as_it_is())
+        self.give_back()
+
+    def declared_queues(self) -> list[str]:
+        """What a worker consumes that is told nothing, or what it was told last."""
+        queues = self.app.amqp.queues
+        if queues._consume_from is not None or hasattr(queues, "_default_consume_from"):
+            return list(queues.consume_from)
+        # Before 5.7 it consumes all that its process knows, and here that has those which the test sends to as well.
+        return [*self._known_queues, *self.app.amqp.Queues(self.app.conf.task_queues)]
 
     @staticmethod
     def _restore_dict(namespace: dict[str, Any], original: dict[str, Any]) -> None:
@@ -149,11 +261,10 @@ class Adoption:
         if amqp is not None:
             amqp._producer_pool = None
 
-    def _lay_over(self, conf: dict[str, Any]) -> None:
+    def _lay_over(self) -> None:
         """Put a mapping over the app's settings: all that the test changes lands in it."""
-        settings = self.app.conf
+        settings, layer = self.app.conf, self._layer
         settings.get("task_always_eager")  # the first access loads the configuration
-        layer = {**_OVERRIDES, **conf}
         remember = {name: settings.__dict__[name] for name in ("maps", "changes", "defaults", "_observers")}
         self._undo.callback(settings.__dict__.update, remember)
         settings.__dict__.update(
@@ -171,6 +282,7 @@ class Adoption:
         for cached in ("queues", "routes", "router", "send_task_message", "create_task_message"):
             mine.__dict__.pop(cached, None)
         if "queues" in original.__dict__:
+            self._known_queues = list(original.queues)
             mine.__dict__["queues"] = queues = copy.copy(original.queues)
             for name, value in list(vars(queues).items()):
                 if isinstance(value, dict):

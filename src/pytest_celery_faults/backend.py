@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
-import redis
 from celery.backends import redis as celery_redis
 from celery.backends.asynchronous import Drainer as CeleryDrainer
 from celery.backends.base import MESSAGE_BUFFER_MAX, pending_results_t
@@ -18,7 +17,7 @@ from vine import promise
 
 from .callbacks import CallbackLog
 from .errors import hide_ours
-from .memory import Client, Server, client, pool_options
+from .memory import Client, ConnectionPool, Server, client, pool_options
 from .pool import process_of
 from .simulation import TEST_RANK
 
@@ -111,6 +110,8 @@ class ResultConsumer(celery_redis.ResultConsumer):
             pubsub = self._pubsub
             if pubsub is not None and pubsub.subscribed:
                 message = pubsub.get_message(timeout=timeout)
+                while message is None and self._message_is_there():  # it was the confirmation of a subscription
+                    message = pubsub.get_message(timeout=0)
                 if message and message["type"] == "message":
                     self.on_state_change(self._decode_result(message["data"]), message)
 
@@ -191,7 +192,7 @@ class Backend(celery_redis.RedisBackend):
         """Nobody to introduce oneself to."""
 
     def _get_pool(self, **_: Any) -> Any:
-        return redis.ConnectionPool(**pool_options(self.server, self.db, "backend"))
+        return ConnectionPool(**pool_options(self.server, self.db, "backend"))
 
     def _get_client(self) -> Any:
         return Client
@@ -246,35 +247,40 @@ class Backend(celery_redis.RedisBackend):
         return client(self.server, self.db)
 
     def _get_task_meta_for(self, task_id: str) -> Any:
-        self._let_a_busy_loop_progress(task_id)
-        return super()._get_task_meta_for(task_id)
+        meta = super()._get_task_meta_for(task_id)
+        # Nobody waits for what is there, however many results are looked at.
+        if meta["status"] not in READY_STATES and self._has_waited_as_a_busy_loop(task_id):
+            meta = super()._get_task_meta_for(task_id)
+        return meta
 
-    def _let_a_busy_loop_progress(self, task_id: str) -> None:
+    def _has_waited_as_a_busy_loop(self, task_id: str) -> bool:
         """``while not result.ready(): pass`` reads and reads, and waits for nothing: then reading is the wait."""
         simulation = self.server.simulation
         if not simulation.can_wait or simulation.current.rank != TEST_RANK:
-            return
+            return False
         turn = None if simulation.outside is None else simulation.outside.turn()
         if turn is not None:
-            self._let_a_coroutine_progress(task_id, turn)
-            return
+            return self._has_waited_as_a_coroutine(task_id, turn)
         self._reads = self._reads + 1 if self._read_at == self.server.changes else 0
-        self._read_at = self.server.changes
-        if self._reads > self.reads_before_driving:
-            changes = self.server.changes
-            self._wait_while_reading(task_id, lambda: self.server.changes != changes)
+        self._read_at = changes = self.server.changes
+        if self._reads <= self.reads_before_driving:
+            return False
+        self._wait_while_reading(task_id, lambda: self.server.changes != changes)
+        return True
 
-    def _let_a_coroutine_progress(self, task_id: str, turn: object) -> None:
+    def _has_waited_as_a_coroutine(self, task_id: str, turn: object) -> bool:
         """One that reads, sleeps, and reads again sleeps in real time: few reads tell, and then each is a wait."""
         stored = self._outside.get(self.get_key_for_task(task_id))
         poll = self._polls.setdefault(task_id, _Poll(turn, stored))
         if poll.turn is turn:
-            return
+            return False
         poll.turn = turn
         poll.reads = poll.reads + 1 if poll.stored == stored or poll.is_polled else 0
-        if poll.is_polled and poll.stored == stored:
+        waits = poll.is_polled and poll.stored == stored
+        if waits:
             self._wait_while_reading(task_id, lambda: self._outside.get(self.get_key_for_task(task_id)) != stored)
         poll.stored = stored
+        return waits
 
     def _wait_while_reading(self, task_id: str, over: Callable[[], bool]) -> None:
         self.server.simulation.wait(self.describe(self.app.AsyncResult(task_id)), ready=over)

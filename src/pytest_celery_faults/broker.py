@@ -25,6 +25,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import redis
@@ -35,7 +36,7 @@ from redis import Redis
 from .errors import FaultTypeError, FaultValueError, hide_ours, nearest
 from .faults import BrokerDown, Delay, Drop, Duplicate, Fault
 from .hub import OrderedSet, Poller
-from .memory import Client, Server, client, pool_options
+from .memory import Client, ConnectionPool, Server, client, client_of, pool_options
 from .messages import Message, as_message, headers_of, identity_of
 from .simulation import WORKER_RANK
 
@@ -364,6 +365,15 @@ class Channel(kombu_redis.Channel):
             options["on_disconnect"] = self._disconnected
         return options
 
+    def _get_client(self) -> Any:
+        kind = super()._get_client()
+        return partial(client_of, kind) if isinstance(kind, type) else kind
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous=asynchronous)
+        pool.__class__ = ConnectionPool  # kombu names redis-py's
+        return pool
+
     def close(self) -> None:
         """Close the channel; what it held and could not give back, nobody holds now."""
         held = list(self._qos._delivered) if self._qos is not None else []
@@ -380,13 +390,13 @@ class Channel(kombu_redis.Channel):
         if self._registered:
             self._on_connection_disconnect(connection)
 
-    @contextmanager
-    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        if client is None:
-            if self._publisher is None or self._publisher.connection_pool is not self.pool:
-                self._publisher = self._create_client()
-            client = self._publisher
-        yield client
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """kombu makes a client for each operation: one does, as long as the pool of its connections is the same."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._publisher is None or self._publisher.connection_pool is not self.pool:
+            self._publisher = super()._create_client()
+        return self._publisher
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         super()._new_queue(queue, auto_delete=auto_delete, **kwargs)
@@ -421,6 +431,7 @@ class Channel(kombu_redis.Channel):
         fault = None if broker._server.is_down("broker") else broker._struck("publish", queue, message)
         if not isinstance(fault, (Drop, Delay)):
             super()._put(queue, message, **kwargs)
+            broker._server.pushed += 1
         if identity_of(message)[0] is not None or queue == broker._dlq:
             broker._declared.setdefault(queue)
             self.observer.published(queue, message)

@@ -9,7 +9,7 @@ See https://docs.celeryq.dev/en/stable/userguide/canvas.html.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ __tracebackhide__ = hide_ours
 LINK, ERRBACK, BODY = "link", "link_error", "chord body"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """A callback that was sent, as the message ``sent``, or called in place."""
 
@@ -96,6 +96,17 @@ class CallbackLog:
         for signature in [*chains, *(chord.body for chord in list(self.chords.values()))]:
             _collect(signature, found)
         return found
+
+    def begin(self, alive: Set[str]) -> None:
+        """Another test begins: only what becomes of tasks that are still under way can still be of interest."""
+        self.calls.clear()
+        for of_task in (self.embedded, self.embedded_at):
+            for task_id in of_task.keys() - alive:
+                of_task.pop(task_id, None)
+        for group, chord in list(self.chords.items()):
+            if alive.isdisjoint(chord.parts):
+                del self.chords[group]
+                self.sizes.pop(group, None)
 
     # -- told by the recorder
 

@@ -7,10 +7,12 @@ microseconds, so sums of floats drift; integers do not, and waits can be compare
 from __future__ import annotations
 
 import math
-import time as _real
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
+from time import sleep
+
+import freezegun.api as _freezegun
 
 from .errors import hide_ours
 
@@ -19,10 +21,21 @@ __tracebackhide__ = hide_ours
 MICROSECOND = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
-# Taken at import: these stay real while the clock is shown to everybody else.
-real_sleep: Callable[[float], None] = _real.sleep
-real_time_ns: Callable[[], int] = _real.time_ns
-real_monotonic: Callable[[], float] = _real.monotonic
+real_sleep: Callable[[float], None] = sleep
+
+
+# Not names for freezegun's own: a freeze replaces those in all modules, but never in its own.
+def real_time_ns() -> int:
+    """``time.time_ns()``, also while the clock, or a freeze, is shown to everybody else."""
+    return _freezegun.real_time_ns()
+
+
+def real_monotonic() -> float:
+    return _freezegun.real_monotonic()
+
+
+def real_monotonic_ns() -> int:
+    return _freezegun.real_monotonic_ns()
 
 
 def microseconds(span: float | timedelta) -> int:
@@ -43,10 +56,16 @@ class TimeSource:
         else:
             aware = start if start.tzinfo is not None else start.replace(tzinfo=timezone.utc)
             start_us = microseconds(aware - _EPOCH)
-        self.start_us: int = start_us - start_us % MICROSECOND
         # Code that kept a reading of the real monotonic clock from before the test must not see it run backwards.
         self._monotonic_start = math.ceil(real_monotonic())
-        self._now_us = self.start_us
+        self.start_at(start_us - start_us % MICROSECOND)
+
+    def start_at(self, start_us: int) -> None:
+        """Begin at that moment, before anything has happened."""
+        self.start_us: int = start_us
+        #: When the test began, where it is not the first one on this clock.
+        self.begin_us: int = start_us
+        self._now_us: int = start_us
 
     @property
     def now_us(self) -> int:
@@ -82,8 +101,14 @@ class TimeSource:
         """The current time, aware, in UTC."""
         return _EPOCH + timedelta(microseconds=self.now_us)
 
+    def begin(self) -> float:
+        """Another test begins; returns how many seconds after the one before."""
+        since = self.seconds_since_start(self.now_us)
+        self.begin_us = self.now_us
+        return since
+
     def seconds_since_start(self, when_us: int) -> float:
-        return (when_us - self.start_us) / MICROSECOND
+        return (when_us - self.begin_us) / MICROSECOND
 
 
 class RealTimeSource(TimeSource):
@@ -93,20 +118,17 @@ class RealTimeSource(TimeSource):
 
     def __init__(self, start: datetime | None = None) -> None:
         super().__init__(start)
-        self._real_start_ns = _real.monotonic_ns()
+        self._real_start_ns = real_monotonic_ns()
 
     @property
     def now_us(self) -> int:
-        return self.start_us + (_real_monotonic_ns() - self._real_start_ns) // 1000
+        return self.start_us + (real_monotonic_ns() - self._real_start_ns) // 1000
 
     def move_to(self, when_us: int) -> None:
         remaining = when_us - self.now_us
         while remaining > 0:
             real_sleep(remaining / MICROSECOND)
             remaining = when_us - self.now_us
-
-
-_real_monotonic_ns = _real.monotonic_ns
 
 
 class Clock:

@@ -16,10 +16,10 @@ _ROOM = 7
 
 #: Of each view the attributes by which a test lists it, and what else is shown.
 _SHOWN = {
-    "celery_dlq": (("reason", "task", "queue", "route"), ("args", "exception", "at")),
+    "celery_dlq": (("reason", "task", "queue", "route"), ("said_args", "exception", "at")),
     "celery_faults.callbacks": (("task", "kind"), ("parent_label", "at")),
     "celery_faults.signals": (("name", "task"), ("process", "at")),
-    "celery_faults.sent": (("task", "queue"), ("args", "retries", "countdown", "at")),
+    "celery_faults.sent": (("task", "queue"), ("said_args", "retries", "countdown", "at")),
 }
 
 

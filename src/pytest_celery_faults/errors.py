@@ -6,7 +6,6 @@ and what a test found to be wrong about the application is also an ``AssertionEr
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,8 +26,20 @@ class AppError(CeleryFaultsError):
     """There is no Celery application to test, or not the one that was named."""
 
 
+class InternalsError(CeleryFaultsError, RuntimeError):
+    """A library has changed what the plugin builds on."""
+
+
 class ForeignBrokerError(CeleryFaultsError):
     """Something tried to reach a broker or result backend that the test does not own."""
+
+
+class TakeoverError(CeleryFaultsError):
+    """What Celery's own test tools ask for, the in-process worker cannot be in this test."""
+
+
+class OtherClockError(CeleryFaultsError, RuntimeError):
+    """Another library would set the time of a test whose clock is ``celery_faults.clock``."""
 
 
 class WaitNeverEndsError(CeleryFaultsError, AssertionError):
@@ -101,6 +112,8 @@ def safe_repr(value: object) -> str:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the most similar choice, or ``"."``."""
+    import difflib
+
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f", did you mean {found[0]!r}?" if found else "."
 

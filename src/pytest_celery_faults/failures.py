@@ -71,7 +71,8 @@ def add_to_report(report: Any, harness: Harness, explained: bool) -> None:
 
     Where pytest does not explain assertions, what the test looked at last is a section as well.
     """
-    setattr(report, ATTRIBUTE, numbers_of(harness) if report.when == "teardown" else {})
+    if report.when == "teardown":
+        setattr(report, ATTRIBUTE, numbers_of(harness))
     if report.failed and len(harness.timeline):
         report.sections.append((SECTION, str(harness.timeline)))
     if report.failed and report.when == "call" and not explained:
@@ -79,7 +80,7 @@ def add_to_report(report: Any, harness: Harness, explained: bool) -> None:
         if table is not None:
             report.sections.append((LOOKED_AT, str(table)))
     if report.failed and report.when == "call" and harness.injector.unfired():
-        why = harness.injector.why_not_fired(harness.injector.unfired())
+        why = harness.why_not_fired()
         if why not in str(report.longrepr):
             # The test failed already, so this is no failure of its own; it may be the reason.
             report.sections.append((UNFIRED, why))

@@ -11,7 +11,6 @@ modules in `_REAL_TIME`, see real time.
 
 from __future__ import annotations
 
-import copyreg
 import datetime as _datetime
 import sys
 import threading
@@ -24,20 +23,21 @@ from typing import Any, cast
 import freezegun.api as _freezegun
 from freezegun.api import FakeDate, FakeDatetime
 
+from . import replaced
 from .errors import hide_ours
+from .freezes import STACKS, Freezes, pickle_as_freezegun_does, pickle_as_usual
 from .simulation import Simulation
 
 __tracebackhide__ = hide_ours
 
-_real_date = _datetime.date
-_real_datetime = _datetime.datetime
-_EPOCH = _real_datetime(1970, 1, 1)
+_EPOCH = _freezegun.real_datetime(1970, 1, 1)
 
 _FUNCTIONS = (
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns",
     "localtime", "gmtime", "asctime", "ctime", "strftime", "sleep",
 )  # fmt: skip
-_REAL = {name: getattr(_time, name) for name in _FUNCTIONS}
+# Of freezegun, for what it replaces: this module may be imported in a freeze.
+_REAL = {name: getattr(_freezegun, f"real_{name}", None) or getattr(_time, name) for name in _FUNCTIONS}
 
 #: Packages and modules that go on in real time: they wait for, or measure, something that is not Celery.
 _REAL_TIME = frozenset(
@@ -65,8 +65,9 @@ vars(_real_time_module).update({**vars(_time), **_REAL})
 class _Shown:
     """The functions and classes that the modules get, for one simulation."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, freezes: Freezes) -> None:
         self.simulation = simulation
+        self.freezes = freezes
         self.clock = clock = simulation.clock
         threads = simulation.threads
         ident = threading.get_ident
@@ -133,8 +134,13 @@ class _Shown:
     def naive_utc(self) -> _datetime.datetime:
         """freezegun's time factory: it is asked by everything of freezegun's own."""
         if threading.get_ident() not in self.simulation.threads:
-            return _real_datetime.now(_datetime.timezone.utc).replace(tzinfo=None)
+            return _freezegun.real_datetime.now(_datetime.timezone.utc).replace(tzinfo=None)
         return _EPOCH + _datetime.timedelta(microseconds=self.clock.now_us)
+
+    @property
+    def offset(self) -> _datetime.timedelta | None:
+        """What is added to UTC for local time; ``None`` where that is the time zone's business."""
+        return self.freezes.offset if threading.get_ident() in self.simulation.threads else None
 
     def tick(self, delta: Any = None) -> None:
         raise TypeError("the clock of a celery_faults test is moved by celery_faults.worker.advance()")
@@ -152,11 +158,18 @@ def _fake(value: _datetime.datetime) -> FakeDatetime:
     )  # fmt: skip
 
 
+def _offset() -> _datetime.timedelta | None:
+    return cast(_Shown, _freezegun.freeze_factories[-1]).offset
+
+
 def _local(naive_utc: _datetime.datetime) -> _datetime.datetime:
-    """The local time of the process's time zone at that instant, summer time included."""
+    """Local time at that instant: of the process's time zone, summer time included, or what a freeze takes for it."""
+    offset = _offset()
+    if offset is not None:
+        return naive_utc + offset
     whole = naive_utc.replace(microsecond=0)
     seconds = (whole - _EPOCH) // _datetime.timedelta(seconds=1)
-    return _real_datetime.fromtimestamp(seconds).replace(microsecond=naive_utc.microsecond)
+    return _freezegun.real_datetime.fromtimestamp(seconds).replace(microsecond=naive_utc.microsecond)
 
 
 def _now(cls: type[FakeDatetime], tz: _datetime.tzinfo | None = None) -> FakeDatetime:
@@ -167,7 +180,21 @@ def _now(cls: type[FakeDatetime], tz: _datetime.tzinfo | None = None) -> FakeDat
 
 
 def _fromtimestamp(cls: type[FakeDatetime], t: float, tz: _datetime.tzinfo | None = None) -> FakeDatetime:
-    return _fake(_real_datetime.fromtimestamp(t, tz))
+    offset = _offset()
+    if tz is None and offset is not None:
+        return _fake(_freezegun.real_datetime.fromtimestamp(t, _datetime.timezone.utc).replace(tzinfo=None) + offset)
+    return _fake(_freezegun.real_datetime.fromtimestamp(t, tz))
+
+
+def _timestamp(self: FakeDatetime) -> float:
+    offset = _offset()
+    if self.tzinfo is None and offset is not None:
+        return (self - offset).replace(tzinfo=_datetime.timezone.utc).timestamp()
+    return _freezegun.real_datetime.timestamp(self)
+
+
+def _astimezone(self: FakeDatetime, tz: _datetime.tzinfo | None = None) -> FakeDatetime:
+    return _fake(_freezegun.real_datetime.astimezone(self, tz))
 
 
 def _today(cls: type[FakeDate]) -> FakeDate:
@@ -175,20 +202,30 @@ def _today(cls: type[FakeDate]) -> FakeDate:
     return FakeDate(local.year, local.month, local.day)
 
 
-#: freezegun shows naive local time as UTC, and gives aware times an offset too; these are right in any zone.
-_CORRECTED: tuple[tuple[type, str, Any], ...] = (
-    (FakeDatetime, "now", classmethod(_now)),
-    (FakeDatetime, "fromtimestamp", classmethod(_fromtimestamp)),
-    (FakeDatetime, "timestamp", _real_datetime.timestamp),
-    (FakeDatetime, "astimezone", lambda self, tz=None: _fake(_real_datetime.astimezone(self, tz))),
-    (FakeDate, "today", classmethod(_today)),
+_CORRECTED: tuple[tuple[replaced.Replaced, Any], ...] = (
+    (replaced.DATETIME_NOW, classmethod(_now)),
+    (replaced.DATETIME_FROMTIMESTAMP, classmethod(_fromtimestamp)),
+    (replaced.DATETIME_TIMESTAMP, _timestamp),
+    (replaced.DATETIME_ASTIMEZONE, _astimezone),
+    (replaced.DATE_TODAY, classmethod(_today)),
 )
 
-# What a place is bound to: the name of a time function, or one of the two date classes.
-_REAL_BY_KEY = {**_REAL, "date": _real_date, "datetime": _real_datetime, "give_way": _time.sleep}
-_KEYS: dict[int, str] = {id(function): name for name, function in _REAL.items()}
-_KEYS[id(_real_date)] = "date"
-_KEYS[id(_real_datetime)] = "datetime"
+# What a place is bound to: the name of a time function, or one of the two date classes. A freeze of freezegun's from
+# before the test has its own in all places, and a module may have been imported in it.
+_REAL_BY_KEY: dict[str, Any] = {
+    **_REAL,
+    "give_way": _REAL["sleep"],
+    "date": _freezegun.real_date,
+    "datetime": _freezegun.real_datetime,
+}
+_FROZEN_BY_KEY: dict[str, Any] = {
+    **{name: getattr(_freezegun, f"fake_{name}") for name in _FUNCTIONS if hasattr(_freezegun, f"fake_{name}")},
+    "date": FakeDate,
+    "datetime": FakeDatetime,
+}
+_KEYS = {id(it): key for by_key in (_REAL_BY_KEY, _FROZEN_BY_KEY) for key, it in by_key.items() if key != "give_way"}
+#: Neither freezegun nor this package is shown anything.
+_LEFT_ALONE = ("freezegun", "pytest_celery_faults")
 
 
 def _functions(namespace: dict[str, Any], module_name: str) -> list[types.FunctionType]:
@@ -206,29 +243,33 @@ def _functions(namespace: dict[str, Any], module_name: str) -> list[types.Functi
 class _Places:
     """Where time is bound in one module: names, default arguments, and for real-time modules the module ``time``."""
 
-    __slots__ = ("defaults", "module_names", "names", "namespace")
+    __slots__ = ("defaults", "is_pytests", "keeps_real_time", "module_names", "names", "namespace")
 
     def __init__(self, module: types.ModuleType) -> None:
         self.namespace = namespace = vars(module)
-        self.names: list[tuple[str, str]] = []
+        #: Name, key, and the key of what is shown there.
+        self.names: list[tuple[str, str, str]] = []
         self.module_names: list[str] = []
         self.defaults: list[types.FunctionType] = []
-        keeps_real_time = module.__name__.partition(".")[0] in _REAL_TIME
+        package = module.__name__.partition(".")[0]
+        self.keeps_real_time: bool = package in _REAL_TIME
+        self.is_pytests: bool = package == "_pytest"
+        if package in _LEFT_ALONE:
+            return
         knows_time = False
         for name, value in list(namespace.items()):
             key = _KEYS.get(id(value))
             if key is not None:
                 knows_time = True
-                if not keeps_real_time:
-                    gives_way = key == "sleep" and module.__name__ == _GIVES_WAY
-                    self.names.append((name, "give_way" if gives_way else key))
+                gives_way = key == "sleep" and module.__name__ == _GIVES_WAY
+                self.names.append((name, key, "give_way" if gives_way else key))
             elif value is _time:
                 knows_time = True
-                if keeps_real_time and not module.__name__.startswith("pytest_celery_faults"):
+                if self.keeps_real_time:
                     self.module_names.append(name)
             elif value is _datetime:
                 knows_time = True
-        if knows_time and not keeps_real_time:
+        if knows_time and not self.keeps_real_time:
             self.defaults = [
                 function
                 for function in _functions(namespace, module.__name__)
@@ -242,13 +283,17 @@ class _Places:
 
 _scanned: dict[str, types.ModuleType | None] = {}
 _places: dict[str, _Places] = {}
+# The modules when they were scanned last; all of them are in `_scanned`, so that no other has the address of one.
+_addresses: list[int] = []
 
 
 def _scan() -> None:
     """Look into modules that are new, or were loaded again, since the last time."""
     modules = sys.modules
-    if len(modules) == len(_scanned) and all(_scanned.get(name, _scanned) is modules[name] for name in modules):
+    addresses = list(map(id, modules.values()))
+    if addresses == _addresses:
         return
+    _addresses[:] = addresses
     for name, module in list(modules.items()):
         if name in _scanned and _scanned[name] is module:
             continue
@@ -264,108 +309,150 @@ def _scan() -> None:
         _places.pop(name, None)
 
 
-class Freeze:
-    """Shows the clock of a simulation, from ``start()`` to ``stop()``."""
+class _Changes:
+    """What stands somewhere in place of what stood there, until it is undone."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._shown = _Shown(simulation)
+    def __init__(self) -> None:
         self._undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._before: set[str] = set()
+
+    def set(self, owner: Any, name: str, value: Any, original: Any) -> None:
+        self._undo.append((setattr, (owner, name, original)))
+        setattr(owner, name, value)
+
+    def set_item(self, namespace: dict[str, Any], name: str, value: Any) -> None:
+        self._undo.append((namespace.__setitem__, (name, namespace[name])))
+        namespace[name] = value
+
+    def set_defaults(self, function: types.FunctionType, values: dict[str, Any]) -> None:
+        positional, keyword = function.__defaults__, function.__kwdefaults__
+        if positional is not None:
+            self._undo.append((setattr, (function, "__defaults__", positional)))
+            function.__defaults__ = tuple(values.get(_KEYS.get(id(d), ""), d) for d in positional)
+        if keyword is not None:
+            self._undo.append((setattr, (function, "__kwdefaults__", keyword)))
+            function.__kwdefaults__ = {k: values.get(_KEYS.get(id(d), ""), d) for k, d in keyword.items()}
+
+    def undo(self) -> None:
+        while self._undo:
+            restore, args = self._undo.pop()
+            restore(*args)
+
+
+class Freeze:
+    """Shows the clock of a simulation, from ``start()`` to ``finish()``."""
+
+    def __init__(self, simulation: Simulation, freezes: Freezes) -> None:
+        self._freezes = freezes
+        self._shown = _Shown(simulation, freezes)
+        self._changes = _Changes()
+        self._taken_off = _Changes()
+        self._modules: set[str] = set()
+        self._modules_when_shown: set[str] = set()
         self.active: bool = False
         self._over = False
 
     def start(self) -> None:
         if self.active or self._over:
             return
-        self.active = True
         _scan()
-        self._before = set(sys.modules)
-        shown = self._shown
-        fakes: dict[str, Any] = dict(shown.functions)
-        if shown.clock.virtual:
-            fakes["date"], fakes["datetime"] = FakeDate, FakeDatetime
-            _freezegun.freeze_factories.append(cast(Any, shown))
-            _freezegun.tz_offsets.append(_datetime.timedelta(0))
-            _freezegun.ignore_lists.append(())
-            _freezegun.tick_flags.append(False)
-            copyreg.dispatch_table[_real_datetime] = cast(Any, _freezegun.pickle_fake_datetime)
-            copyreg.dispatch_table[_real_date] = cast(Any, _freezegun.pickle_fake_date)
-            for owner, name, correct in _CORRECTED:
-                self._set(owner, name, correct, vars(owner)[name])
-            self._set(_datetime, "datetime", FakeDatetime, _real_datetime)
-            self._set(_datetime, "date", FakeDate, _real_date)
+        if self._shown.clock.virtual:
+            self._take_off()
+        self.active = True
+        self._modules_when_shown = set(sys.modules)
+        self._modules = self._modules or self._modules_when_shown
+        if self._shown.clock.virtual:
+            self._show_virtual_time()
         else:
-            fakes = {name: fakes[name] for name in ("sleep", "give_way")}
-        for name, fake in fakes.items():
-            if name in _REAL:
-                self._set(_time, name, fake, _REAL[name])
+            self._show({name: self._shown.functions[name] for name in ("sleep", "give_way")})
+
+    def _take_off(self) -> None:
+        """Put the real names wherever a freeze of freezegun's has its own."""
+        if self._freezes.take_over():
+            frozen = {key: self._freezes.as_before(fake) for key, fake in _FROZEN_BY_KEY.items()}
+            for places in _places.values():
+                # A duration that pytest measures begins before the test and ends after it.
+                values = frozen if places.is_pytests else _REAL_BY_KEY
+                for name, key, _ in places.names:
+                    if places.namespace.get(name) is _FROZEN_BY_KEY.get(key, places):
+                        self._taken_off.set_item(places.namespace, name, values[key])
+                for function in places.defaults:
+                    self._taken_off.set_defaults(function, _REAL_BY_KEY)
+
+    def _show_virtual_time(self) -> None:
+        for stack, top in zip(STACKS, (self._shown, _datetime.timedelta(0), (), False), strict=True):
+            stack.append(top)
+        pickle_as_freezegun_does()
+        for what, value in (*_CORRECTED, *self._freezes.replacements()):
+            self._changes.set(what.owner, what.name, value, what.original)
+        self._changes.set(_datetime, "datetime", FakeDatetime, _datetime.datetime)
+        self._changes.set(_datetime, "date", FakeDate, _datetime.date)
+        self._show({**self._shown.functions, "date": FakeDate, "datetime": FakeDatetime})
+
+    def _show(self, fakes: dict[str, Any]) -> None:
+        for name in _FUNCTIONS:
+            if name in fakes:
+                self._changes.set(_time, name, fakes[name], getattr(_time, name))
         for places in _places.values():
             self._show_in(places, fakes)
 
     def _show_in(self, places: _Places, fakes: dict[str, Any]) -> None:
         namespace = places.namespace
-        for name, key in places.names:
-            if key in fakes and namespace.get(name) is _REAL_BY_KEY[key]:
-                self._undo.append((namespace.__setitem__, (name, namespace[name])))
-                namespace[name] = fakes[key]
-        for name in places.module_names:
-            if namespace.get(name) is _time:
-                self._undo.append((namespace.__setitem__, (name, _time)))
-                namespace[name] = _real_time_module
+        if places.keeps_real_time:
+            for name in places.module_names:
+                if namespace.get(name) is _time:
+                    self._changes.set_item(namespace, name, _real_time_module)
+            return
+        for name, key, shown in places.names:
+            if shown in fakes and namespace.get(name) is _REAL_BY_KEY[key]:
+                self._changes.set_item(namespace, name, fakes[shown])
         for function in places.defaults:
-            positional, keyword = function.__defaults__, function.__kwdefaults__
-            if positional is not None:
-                self._undo.append((setattr, (function, "__defaults__", positional)))
-                function.__defaults__ = tuple(fakes.get(_KEYS.get(id(d), ""), d) for d in positional)
-            if keyword is not None:
-                self._undo.append((setattr, (function, "__kwdefaults__", keyword)))
-                function.__kwdefaults__ = {k: fakes.get(_KEYS.get(id(d), ""), d) for k, d in keyword.items()}
-
-    def _set(self, owner: Any, name: str, value: Any, original: Any) -> None:
-        self._undo.append((setattr, (owner, name, original)))
-        setattr(owner, name, value)
+            self._changes.set_defaults(function, fakes)
 
     def stop(self) -> None:
         if not self.active:
             return
         self.active = False
-        while self._undo:
-            restore, args = self._undo.pop()
-            restore(*args)
+        self._changes.undo()
         if self._shown.clock.virtual:
-            position = _freezegun.freeze_factories.index(cast(Any, self._shown))
-            for stack in (
-                _freezegun.freeze_factories, _freezegun.tz_offsets, _freezegun.ignore_lists, _freezegun.tick_flags
-            ):  # fmt: skip
-                cast("list[Any]", stack).pop(position)
-            if not _freezegun.freeze_factories:
-                copyreg.dispatch_table.pop(_real_datetime, None)
-                copyreg.dispatch_table.pop(_real_date, None)
+            for stack in STACKS:
+                stack.pop()
+            pickle_as_usual()
         self._restore_new_modules()
 
     def finish(self) -> None:
         """Stop for good: the end of a block in real time does not start it again."""
-        self._over = True
+        if not self._over:
+            self._over = True
+            self.lend_back()
+
+    def lend_back(self) -> None:
+        """Give the time back, to freezegun where it had it before, until the next `start`."""
         self.stop()
+        self._taken_off.undo()
+        if self._freezes.give_back():
+            frozen = {id(_REAL_BY_KEY[key]): it for key, it in _FROZEN_BY_KEY.items()}
+            self._replace_in_new_modules(self._modules, frozen)
+        self._modules = set()
 
     def _restore_new_modules(self) -> None:
         """Give the real names to modules that were loaded meanwhile and bound the shown ones."""
-        real: dict[int, Any] = {id(fake): _REAL_BY_KEY[name] for name, fake in self._shown.functions.items()}
-        real[id(FakeDatetime)] = _real_datetime
-        real[id(FakeDate)] = _real_date
-        for name in sys.modules.keys() - self._before:
+        shown = {**self._shown.functions, "date": FakeDate, "datetime": FakeDatetime}
+        self._replace_in_new_modules(self._modules_when_shown, {id(it): _REAL_BY_KEY[key] for key, it in shown.items()})
+
+    def _replace_in_new_modules(self, known: set[str], values: dict[int, Any]) -> None:
+        for name in sys.modules.keys() - known:
             module = sys.modules[name]
-            if name.partition(".")[0] == "freezegun" or not hasattr(module, "__dict__"):
+            if name.partition(".")[0] in _LEFT_ALONE or not hasattr(module, "__dict__"):
                 continue
             namespace = vars(module)
             for attribute, value in list(namespace.items()):
-                if id(value) in real:
-                    namespace[attribute] = real[id(value)]
+                if id(value) in values:
+                    namespace[attribute] = values[id(value)]
             for function in _functions(namespace, name):
                 if function.__defaults__:
-                    function.__defaults__ = tuple(real.get(id(d), d) for d in function.__defaults__)
+                    function.__defaults__ = tuple(values.get(id(d), d) for d in function.__defaults__)
                 if function.__kwdefaults__:
-                    function.__kwdefaults__ = {k: real.get(id(d), d) for k, d in function.__kwdefaults__.items()}
+                    function.__kwdefaults__ = {k: values.get(id(d), d) for k, d in function.__kwdefaults__.items()}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

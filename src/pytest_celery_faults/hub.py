@@ -15,7 +15,7 @@ from kombu.asynchronous import timer as kombu_timer
 from kombu.utils.eventio import READ
 
 from .errors import hide_ours
-from .memory import Readable, Server
+from .memory import Readable, Server, Socket
 from .simulation import Due, Simulation
 
 __tracebackhide__ = hide_ours
@@ -51,6 +51,8 @@ class Poller:
         self._simulation: Simulation = server.simulation
         self._hub = hub
         self._registered: dict[int, None] = {}
+        # How often each had been read from when kombu was told the last time that it is readable.
+        self._told: dict[int, int | None] = {}
 
     def register(self, fd: Any, flags: int) -> None:
         self._registered[fd if isinstance(fd, int) else fd.fileno()] = None
@@ -64,26 +66,45 @@ class Poller:
     def _readable(self) -> list[tuple[int, int]]:
         files: dict[int, Readable] = self._server.files
         found = [fd for fd in self._registered if fd in files and files[fd].readable()]
+        # A task's message and a command to the worker: what came first is read first.
+        sockets = [fd for fd in found if isinstance(files[fd], Socket)]
+        if len(sockets) > 1 and not any(files[fd].broken for fd in sockets):
+            in_order = iter(sorted(sockets, key=lambda fd: files[fd].came_at))
+            found = [next(in_order) if fd in sockets else fd for fd in found]
         if self._server.crashed:
             # Linux closes what a process had open beginning with what was opened last, and so it is heard of.
             found.sort(key=lambda fd: -fd if files[fd].broken else 0)
         return [(fd, READ) for fd in found]
 
-    def _any_readable(self) -> bool:
+    def _is_news(self, fd: int) -> bool:
+        """Whether something is readable that kombu was not told of, or has read since.
+
+        Before 5.7 its loop leaves a message unread while it may have no more of them, and asks again and again until
+        a task has ended. Here tasks go on when it has nothing else to do.
+        """
+        file = self._server.files.get(fd)
+        if file is None or not file.readable():
+            return False
+        return file.broken or file.reads is None or self._told.get(fd) != file.reads
+
+    def _has_news(self) -> bool:
         if self._hub is not None and self._hub.has_work():
             return True
-        files: dict[int, Readable] = self._server.files
-        return any(fd in files and files[fd].readable() for fd in self._registered)
+        return any(self._is_news(fd) for fd in self._registered)
+
+    def _tell(self) -> list[tuple[int, int]]:
+        events = self._readable()
+        self._told = {fd: self._server.files[fd].reads for fd, _ in events}
+        return events
 
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
         """``[(file number, READ)]``; the worker's own loop waits until its next timer, whatever ``timeout`` says."""
-        events = self._readable()
-        if events:
-            return events
+        if any(self._is_news(fd) for fd in self._registered):
+            return self._tell()
         if self._hub is not None:
             if not self._hub.has_work():
                 self._simulation.wait(
-                    "something to do in the worker's loop", ready=self._any_readable, due=self._hub.timer.due
+                    "something to do in the worker's loop", ready=self._has_news, due=self._hub.timer.due
                 )
             # Before kombu's next turn, which does not look at timers at all while their queue is empty.
             self._hub.timer.release_housekeeping()
@@ -91,8 +112,8 @@ class Poller:
             until = None
             if timeout is not None:
                 until = self._simulation.clock.now_us + round(timeout * 1_000_000)
-            self._simulation.wait("a message from the broker", ready=self._any_readable, until=until)
-        return self._readable()
+            self._simulation.wait("a message from the broker", ready=self._has_news, until=until)
+        return self._tell()
 
 
 class Entry(kombu_timer.Entry):

@@ -474,6 +474,12 @@ class Injector:
             return 0
         return length_of(fired.plan.fault, execution)
 
+    def begin(self) -> None:
+        """Another test begins: the faults of the one before strike no more."""
+        self.close()
+        self.injections.clear()
+        self.executed.clear()
+
     def close(self) -> None:
         """Give the named functions back."""
         while self._targets:

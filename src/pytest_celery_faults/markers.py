@@ -25,13 +25,18 @@ DESCRIPTIONS = (
     "inject(fault, *, task=None, times=1, skip=0, every=1, at=None, when=None, probability=1.0, then=None, "
     "required=True): inject a fault into the Celery tasks of this test; needs --celery-faults.",
     "celery_faults(*, conf={}, queues=None, broker=None, concurrency=1, clock='virtual', start=None, dlq='dlq', "
-    "quarantine=False, delivery_limit=None, stall_timeout=30, max_executions=1000, apps=[]): how the Celery worker of "
-    "this test behaves.",
+    "quarantine=False, delivery_limit=None, stall_timeout=30, max_executions=1000, apps=[], takeover=True): how the "
+    "Celery worker of this test behaves.",
 )
 
 
 def carries_inject(node: pytest.Item) -> bool:
     return node.get_closest_marker(INJECT) is not None
+
+
+def carries_settings(node: pytest.Item) -> bool:
+    """Whether a test says something of its worker, and not only whose it is to be."""
+    return any(mark.kwargs.keys() - {"takeover"} for mark in node.iter_markers(SETTINGS))
 
 
 def check(marks: Iterable[tuple[pytest.Mark, object]], hook: Any) -> None:
@@ -151,7 +156,7 @@ def plans(item: pytest.Item) -> list[Plan]:
     return [plan(mark.args, mark.kwargs, item.config.hook) for mark in item.iter_markers(INJECT)]
 
 
-def settings(item: pytest.Item) -> Options:
+def settings(item: pytest.Item | pytest.Collector) -> Options:
     """The settings of all levels merged, the nearest wins; `conf` key by key."""
     from .harness import make_options
 

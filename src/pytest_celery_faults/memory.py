@@ -7,14 +7,17 @@ served when it looks, so a message stays in its queue until the worker is driven
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
+import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
 import redis.client
+import redis.connection
 from fakeredis import FakeRedisConnection, FakeServer
 from fakeredis._helpers import NoResponse, SimpleError
 from fakeredis._socket import FakeSocket
@@ -41,6 +44,8 @@ class Server(FakeServer):
         #: Counts changes of keys, so that a blocked client looks again only when something changed.
         self.changes: int = 0
         self.files: dict[int, Readable] = {}
+        #: Counts the messages that came into queues: what is published to others came before one or after it.
+        self.pushed: int = 0
         #: The roles that are, or were last, unreachable because the process of their server ended.
         self.crashed: set[str] = set()
         # Until when each of the server's roles is unreachable, in microseconds; and how many blocks keep it so.
@@ -88,11 +93,25 @@ class Server(FakeServer):
         return self.simulation.can_wait
 
 
+class _Answers(queue.Queue[Any]):
+    """The answers that a client has not read yet. Most often one is there, and nobody else takes it: no lock then."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        try:
+            return self.queue.popleft()
+        except IndexError:
+            return super().get(block, timeout)
+
+
 class Readable:
     """Anything with a file number that the event loop can wait for."""
 
+    #: When what is to be read came: after how many messages in queues.
+    came_at: float = 0.0
     #: Whether the connection broke, since the other end was unreachable.
     broken: bool = False
+    #: How often it was read from; ``None``: who hears of it always reads.
+    reads: int | None = None
 
     def readable(self) -> bool:
         raise NotImplementedError
@@ -101,21 +120,24 @@ class Readable:
 class _Blocked:
     """A blocking command that has no answer yet."""
 
-    __slots__ = ("attempt", "looked_at", "shape", "until")
+    __slots__ = ("attempt", "looked_at", "pushed", "shape", "until")
 
     def __init__(
-        self, attempt: Callable[[bool], Any], shape: Callable[[Any], Any] | None, until: int | None, looked_at: int
+        self, attempt: Callable[[bool], Any], shape: Callable[[Any], Any] | None, until: int | None, server: Server
     ) -> None:
         self.attempt = attempt
         self.shape = shape
         self.until = until
-        self.looked_at = looked_at
+        # When the client looked last.
+        self.looked_at = server.changes
+        self.pushed = server.pushed
 
 
 class Socket(FakeSocket, Readable):
     """A client's end of a connection to the server."""
 
     _server: Server
+    reads: int = 0
 
     def __init__(self, *args: Any, role: str | None = None, **kwargs: Any) -> None:
         #: Who is at the other end: ``"broker"``, ``"backend"``, or the test's own client.
@@ -124,6 +146,7 @@ class Socket(FakeSocket, Readable):
         self._to_send: deque[Any] = deque()
         self._sending = False
         super().__init__(*args, **kwargs)
+        self.responses: _Answers | None = _Answers()
         self._db._change_callbacks.add(self._server.count_change)
         self._server.files[self.fileno()] = self
 
@@ -147,7 +170,7 @@ class Socket(FakeSocket, Readable):
             gc.disable()
         try:
             while self._to_send:
-                super().sendall(self._to_send.popleft())
+                self._send(self._to_send.popleft())
         except StopIteration:
             # The server's own parser is gone: all of a past test is being collected, and a result that goes with it
             # unsubscribes last. Nobody is there to hear it.
@@ -157,6 +180,12 @@ class Socket(FakeSocket, Readable):
             self._to_send.clear()
             if collecting:
                 gc.enable()
+
+    def _send(self, data: Any) -> None:
+        if type(data) is list and self._server.connected and not self._killed:  # what `_Fields` made of a command
+            self._process_command(data)
+        else:
+            super().sendall(data)
 
     def readable(self) -> bool:
         """Whether an answer is there, or an error; gives a blocked command the chance to get one."""
@@ -170,6 +199,9 @@ class Socket(FakeSocket, Readable):
         if blocked.looked_at != changes:
             blocked.looked_at = changes
             self._try_again(blocked)
+            if responses.queue:  # no sooner than the first message since
+                self.came_at = blocked.pushed + 1
+            blocked.pushed = self._server.pushed
         return bool(responses.queue)
 
     def answer_due(self) -> int | None:
@@ -206,6 +238,8 @@ class Socket(FakeSocket, Readable):
     def put_response(self, msg: Any) -> None:
         # fakeredis asks `if responses:`, and `queue.Queue` has no length, so an open socket always qualifies.
         if self.responses is not None:
+            if not self.responses.queue:
+                self.came_at = self._server.pushed + 0.5
             self.responses.queue.append(msg)
 
     def _blocking(
@@ -217,8 +251,20 @@ class Socket(FakeSocket, Readable):
         if result is not None or self._in_transaction:
             return result if shape is None else shape(result)
         until = self._server.simulation.clock.now_us + round(timeout * 1_000_000) if timeout else None
-        self._blocked_command = _Blocked(func, shape, until, self._server.changes)
+        self._blocked_command = _Blocked(func, shape, until, self._server)
         return NoResponse()
+
+
+class _Fields:
+    """In place of redis-py's packer: a command goes to the server in its fields, not as bytes to be parsed again."""
+
+    def __init__(self, encode: Callable[[Any], bytes]) -> None:
+        self._encode = encode
+
+    def pack(self, name: str | bytes, *args: Any) -> list[list[bytes]]:
+        # As redis-py's: the name may be of several words, and they are not encoded.
+        words = name.encode() if isinstance(name, str) else name
+        return [[*words.split(), *(bytes(self._encode(arg)) for arg in args)]]
 
 
 class Connection(FakeRedisConnection):
@@ -237,6 +283,10 @@ class Connection(FakeRedisConnection):
         self._on_disconnect = on_disconnect
         self._role = role
         super().__init__(*args, **kwargs)
+        self._command_packer: _Fields = _Fields(self.encoder.encode)
+
+    def pack_commands(self, commands: Any) -> list[list[bytes]]:
+        return [fields for command in commands for fields in self._command_packer.pack(*command)]
 
     def on_connect(self) -> None:
         """No handshake: there is nobody to introduce oneself to."""
@@ -260,6 +310,10 @@ class Connection(FakeRedisConnection):
         super().disconnect(*args, **kwargs)
         if self._on_disconnect is not None:
             self._on_disconnect(self)
+
+    def is_at_rest(self) -> bool:
+        """Whether it is open, and everything that came was read."""
+        return self._sock is not None and not self._sock.readable()
 
     def can_read(self, timeout: float | None = 0, **kwargs: Any) -> bool:
         if self._sock is None:
@@ -293,7 +347,50 @@ class Connection(FakeRedisConnection):
                     raise redis.TimeoutError("Timeout reading from the in-memory Redis")
             if sock.broken:
                 return self.read_response(disable_decoding=disable_decoding, **kwargs)
+        if sock is not None:
+            sock.reads += 1
         return super().read_response(disable_decoding=disable_decoding, **kwargs)
+
+
+class ConnectionPool(redis.ConnectionPool):
+    """redis-py's pool, in which an idle connection changes hands at once.
+
+    What redis-py does besides, for each command, is about forks, tokens of credentials and metrics: there are none.
+    """
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        with self._lock:
+            idle = self._available_connections
+            if idle and idle[-1].is_at_rest():
+                connection = idle.pop()
+                self._in_use_connections.add(connection)
+                return connection
+        return super().get_connection(*args, **options)
+
+    def release(self, connection: Any) -> None:
+        with self._lock:
+            if connection in self._in_use_connections and connection.is_at_rest():
+                self._in_use_connections.remove(connection)
+                self._available_connections.append(connection)
+                return
+        super().release(connection)
+
+
+_patterns: dict[Any, redis.Redis] = {}
+
+
+def client_of(kind: type[redis.Redis], connection_pool: Any) -> redis.Redis:
+    """A client of a pool as redis-py makes it, which builds its table of all commands' answers for each anew."""
+    options = connection_pool.connection_kwargs
+    # What that table depends on.
+    key = (kind, options.get("protocol"), options.get("legacy_responses", True))
+    if key not in _patterns:
+        _patterns[key] = kind(connection_pool=connection_pool)
+        del _patterns[key].connection_pool
+    client = copy.copy(_patterns[key])
+    client.connection_pool = connection_pool
+    client.single_connection_lock = threading.RLock()
+    return client
 
 
 class Client(redis.Redis):
@@ -311,18 +408,21 @@ class Pipeline(redis.client.Pipeline):
         return self.execute_command("SETEX", name, time, value)
 
 
-# redis-py looks up its own version for each connection, to introduce itself with; newer ones can be told not to.
-_NO_INTRODUCTION: dict[str, Any] = (
-    {"driver_info": None} if "driver_info" in inspect.signature(redis.Connection.__init__).parameters else {}
-)
+# redis-py looks up its own version for each connection, to introduce itself with; newer ones can be told not to. And it
+# makes listeners for each pool and connection, which hear of credentials: one of each will do.
+_TAKEN = inspect.signature(redis.connection.AbstractConnection.__init__).parameters
+_LEFT_OUT: dict[str, Any] = {
+    **({"driver_info": None} if "driver_info" in _TAKEN else {}),
+    **({"event_dispatcher": vars(redis.connection)["EventDispatcher"]()} if "event_dispatcher" in _TAKEN else {}),
+}
 
 
 def pool_options(server: Server, db: int, role: str | None = None) -> dict[str, Any]:
     """What a connection pool needs to lead to the server of the test."""
     return {
-        "connection_class": Connection, "server": server, "db": db, "role": role, "protocol": 2, **_NO_INTRODUCTION
+        "connection_class": Connection, "server": server, "db": db, "role": role, "protocol": 2, **_LEFT_OUT
     }  # fmt: skip
 
 
 def client(server: Server, db: int, **options: Any) -> Client:
-    return Client(connection_pool=redis.ConnectionPool(**pool_options(server, db), **options))
+    return Client(connection_pool=ConnectionPool(**{**options, **pool_options(server, db)}))

@@ -1,16 +1,29 @@
-"""pytest's hooks, each of which only calls a function. Nothing here imports Celery before a test needs it."""
+"""pytest's hooks, each of which only calls a function. What a run without tasks can do without is imported late."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import comparisons, failures, hookspecs, markers, options
+from . import hookspecs, markers, options
 from .errors import FaultNeverFiredError
-from .fixtures import HARNESS, NOW, WATCHDOG, celery_dlq, celery_faults, celery_faults_app, retry_recorder
+from .fixtures import (
+    HARNESS,
+    NOW,
+    STARTS_WORKER,
+    WATCHDOG,
+    celery_dlq,
+    celery_faults,
+    celery_faults_app,
+    retry_recorder,
+)
 from .summary import SKIP_REASON, Summary
+
+if TYPE_CHECKING:
+    from .harness import Harness
 
 __all__ = ["celery_dlq", "celery_faults", "celery_faults_app", "retry_recorder"]
 
@@ -19,6 +32,12 @@ _FIXTURES = frozenset(__all__)
 #: Our marks of a test at its collection, and what is wrong with one that nobody could check before.
 MARKS: pytest.StashKey[list[pytest.Mark]] = pytest.StashKey()
 WRONG: pytest.StashKey[str] = pytest.StashKey()
+
+#: Why the live view that was asked for is not there.
+NO_VIEW: pytest.StashKey[str | None] = pytest.StashKey()
+
+#: The state of `random` before the test is called.
+CHANCE: pytest.StashKey[Any] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,8 +49,21 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[options.STASH_KEY] = options.read_options(config)
-    config.pluginmanager.register(Summary(), "celery_faults_summary")
+    config.stash[options.STASH_KEY] = run = options.read_options(config)
+    if run.armed:
+        from . import takeover
+
+        config.pluginmanager.register(takeover.Takeover(config), "celery_faults_takeover")
+    if run.live:
+        from . import live
+
+        live.check()
+    summary = Summary()
+    config.pluginmanager.register(summary, "celery_faults_summary")
+    if run.report is not None:
+        from .report import session
+
+        session.register(config, run.report, summary)
     for description in markers.DESCRIPTIONS:
         config.addinivalue_line("markers", description)
 
@@ -47,9 +79,19 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["celery_faults_seed"] = node.config.stash[options.STASH_KEY].seed
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.stash[options.STASH_KEY].live and not hasattr(session.config, "workerinput"):
+        from . import live
+
+        session.config.stash[NO_VIEW] = live.register(session.config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
     run = config.stash[options.STASH_KEY]
-    return f"celery faults: armed, --celery-faults-seed={run.seed}" if run.armed else None
+    lines = [f"celery faults: armed, --celery-faults-seed={run.seed}"] if run.armed else []
+    why = config.stash.get(NO_VIEW, None)
+    return [*lines, f"celery faults: no live view: {why}"] if why else lines
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -81,13 +123,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.stash[WRONG] = wrong
         elif injects and not armed:
             item.add_marker(pytest.mark.skip(reason=SKIP_REASON))
-        elif injects or _needs_harness(item):
-            _set_up_first(item)
+        else:
+            if armed and _starts_worker(item):
+                item.stash[STARTS_WORKER] = True
+            if injects or _needs_harness(item):
+                _set_up_first(item)
+
+
+def _starts_worker(item: pytest.Item) -> bool:
+    from . import takeover
+
+    return takeover.starts_worker(item) and takeover.is_on(item)
 
 
 def _needs_harness(item: pytest.Item) -> bool:
     names = getattr(item, "fixturenames", ())
-    return item.get_closest_marker(markers.SETTINGS) is not None or not _FIXTURES.isdisjoint(names)
+    return STARTS_WORKER in item.stash or markers.carries_settings(item) or not _FIXTURES.isdisjoint(names)
 
 
 def _set_up_first(item: Any) -> None:
@@ -108,8 +159,11 @@ def _set_up_first(item: Any) -> None:
 
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
     harness = config.stash.get(NOW, None)
-    in_full = config.get_verbosity(config.VERBOSITY_ASSERTIONS) > 1
-    return None if harness is None else comparisons.explain(harness, op, left, right, in_full)
+    if harness is None:
+        return None
+    from . import comparisons
+
+    return comparisons.explain(harness, op, left, right, config.get_verbosity(config.VERBOSITY_ASSERTIONS) > 1)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -122,12 +176,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     harness = item.config.stash[NOW] = item.stash.get(HARNESS, None)
+    if harness is not None:
+        harness.set_up_is_over()
+        item.stash[CHANCE] = random.getstate()
+        _look_before_tear_down(item, harness)
     try:
         yield
     except Exception as error:
         if harness is not None:
+            from . import failures
+
             failures.add_note(error, harness)
         raise
+    finally:
+        if CHANCE in item.stash:
+            del item.stash[CHANCE]  # 25 kB, and pytest keeps its items
     late = markers.added_since(item, item.stash.get(MARKS, []))
     if late:
         raise pytest.fail.Exception(late, pytrace=False)
@@ -138,16 +201,40 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
+def _look_before_tear_down(item: Any, harness: Harness) -> None:
+    """A Django test case rolls back within the call. Before that, unittest tells its result, the item, of the end."""
+    if hasattr(item, "stopTest"):
+        stop = type(item).stopTest
+
+        def stop_test(testcase: object) -> None:
+            harness.body_is_over()
+            stop(item, testcase)
+
+        item.stopTest = stop_test
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """pytest-randomly sets a seed of its own right before; jitter is to follow ours."""
+    state = pyfuncitem.stash.get(CHANCE, None)
+    if state is not None:
+        random.setstate(state)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    harness = item.stash.get(HARNESS, None)
+    if harness is not None:
+        harness.set_up_is_over()
     try:
         yield
+        if HARNESS in item.stash:
+            item.stash[HARNESS].settle()
     finally:
         # When another fixture's tear-down is interrupted, ours is not reached.
         item.config.stash[NOW] = None
-        harness = item.stash.get(HARNESS, None)
         if harness is not None:
-            harness.close()
+            harness.end_test()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,6 +242,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[Any]:
     report = yield
     harness = item.stash.get(HARNESS, None)
     if harness is not None:
+        from . import failures
+
         failures.add_to_report(report, harness, explained=item.config.option.assertmode != "plain")
         if call.when == "teardown":  # nobody needs it any more
             del item.stash[HARNESS]

@@ -8,7 +8,6 @@ loop reads, as in ``celery.concurrency.asynpool``.
 from __future__ import annotations
 
 import itertools
-import pickle
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
 
 from . import timeline as happened
+from .codes import send
 from .errors import hide_ours
 from .memory import Readable, Server
 from .recorder import Recorder
@@ -37,13 +37,13 @@ _SOFT_TIMEOUT = getattr(signal, "SIGUSR1", -1)
 _LEAVES_ON = {signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name))}
 
 
-def _pickled(result: tuple[bool, Any]) -> bytes:
-    """What a child sends of what became of a job, as in ``billiard.pool.Worker.workloop``."""
+def _sent(result: tuple[bool, Any]) -> Callable[[], Any]:
+    """What a child sends of what became of a job, as in ``billiard.pool.Worker.workloop``, to be read in the worker."""
     try:
-        return pickle.dumps(result)
+        return send(result)
     except Exception as error:
         wrapped = MaybeEncodingError(error, result[1])
-        return pickle.dumps((False, ExceptionInfo((MaybeEncodingError, wrapped, error.__traceback__))))
+        return send((False, ExceptionInfo((MaybeEncodingError, wrapped, error.__traceback__))))
 
 
 class Child:
@@ -321,14 +321,14 @@ class Pool(BasePool):
             self.lose(child, -signal.SIGINT, "interrupted")
             return
 
-        message = _pickled(result)
+        receive = _sent(result)
 
         def done() -> None:
             child.job = None
             if exit_ is None:
                 child.fiber = None
             # What cannot be read ends the worker's loop.
-            reported = pickle.loads(message)  # noqa: S301 - it is our own
+            reported = receive()
             if not self._is_forgotten(job):
                 if not job.ready() and self._semaphore is not None:
                     self._semaphore.release()

@@ -19,6 +19,7 @@ from . import timeline as happened
 from .callbacks import CallbackLog
 from .errors import EndlessTaskError, FaultTypeError, FaultValueError, hide_ours, nearest, safe_repr
 from .messages import decode_content, headers_of, identity_of, moment_of
+from .secrets import Secrets, Shown
 from .signal_log import SignalLog, connect_first
 from .simulation import Simulation
 from .timeline import Site, Timeline
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _NO_STATE = "UNKNOWN"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Delivery:
     """One delivery of a message to the worker, and what the worker said of it."""
 
@@ -52,7 +53,7 @@ class Delivery:
         return self.acked or self.rejected or self.requeued
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Attempt:
     """One execution of a task.
 
@@ -77,7 +78,7 @@ class Attempt:
     index: int = field(default=0, repr=False)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Record:
     """All that is known of one task id."""
 
@@ -94,8 +95,28 @@ class Record:
         """Whether a retry was asked for, granted or not."""
         return any(attempt.planned_delay is not None or attempt.retry_refused for attempt in self.attempts)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a message of it is in a queue or with the worker, or it runs."""
+        return (
+            sum(map(len, self.published.values())) > len(self.deliveries)
+            or not all(delivery.settled for delivery in self.deliveries)
+            or any(attempt.ended is None for attempt in self.attempts)
+        )
 
-@dataclass(frozen=True, eq=False)
+    def shift(self, since: float) -> None:
+        """Count its times from a test that began so many seconds later."""
+
+        def shifted(at: float) -> float:
+            return round(at - since, 6)
+
+        self.published = {retries: [shifted(at) for at in times] for retries, times in self.published.items()}
+        for attempt in self.attempts:
+            attempt.started = shifted(attempt.started)
+            attempt.ended = None if attempt.ended is None else shifted(attempt.ended)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class DeadLetter:
     """The raw fact behind a letter of ``celery_dlq``; without task and id when the message has none."""
 
@@ -112,7 +133,7 @@ class DeadLetter:
     index: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SentMessage:
     """A task message that was published.
 
@@ -130,9 +151,24 @@ class SentMessage:
     retries: int
     parent: str | None
     at: float
-    headers: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, Any]
     #: Its place in the timeline.
-    index: int = field(default=0, repr=False, compare=False)
+    index: int = field(default=0, compare=False)
+    shown: Shown | None = field(default=None, compare=False)
+
+    @property
+    def said_args(self) -> str:
+        """The positional arguments as they may be shown."""
+        return f"[{', '.join(self._words(self.args, {}))}]"
+
+    def _words(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        return self.shown.words(self.task, args, kwargs, self.headers) if self.shown is not None else []
+
+    def __repr__(self) -> str:
+        due = f", in {self.countdown:g} s" if self.countdown is not None else ""
+        retry = f", retry {self.retries}" if self.retries else ""
+        called = ", ".join(self._words(self.args, self.kwargs))
+        return f"<SentMessage {self.task}({called}) to {self.queue!r} at {self.at:g} s{due}{retry}>"
 
 
 class Recorder:
@@ -146,8 +182,10 @@ class Recorder:
         dlq: str | None,
         max_executions: int,
         hook: Any = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self.timeline = timeline
+        self.shown: Shown = Shown(secrets or Secrets(), tasks)
         self.records: dict[str, Record] = {}
         self.letters: list[DeadLetter] = []
         self.sent: list[SentMessage] = []
@@ -176,6 +214,22 @@ class Recorder:
         self.callbacks: CallbackLog = CallbackLog(simulation, lambda: (self.now(), len(timeline)))
         self._deliveries: dict[str, Delivery] = {}
         self._refusing = False
+
+    def begin(self, since: float) -> None:
+        """Another test begins with the same worker, so many seconds after the one before; what is under way goes on."""
+        self.records = {task_id: record for task_id, record in self.records.items() if record.is_under_way}
+        self._deliveries = dict(self.unsettled)
+        for forgotten in (self.letters, self.sent, self.faults_fired, self.vanished, self.stored, self.injected):
+            forgotten.clear()
+        self.told.clear()
+        self.looked_at = ("", [])
+        self.executions = 0
+        self.signals.sent.clear()
+        self.callbacks.begin(self.records.keys())
+        self.timeline.begin()
+        for record in self.records.values():
+            self.timeline.label(record.task, record.task_id)
+            record.shift(since)
 
     def passed(self, point: str, task: str, task_id: str, retries: int) -> None:
         """A task comes to a point at which a fault can strike."""
@@ -213,6 +267,7 @@ class Recorder:
             at=event.at,
             headers=headers,
             index=event.index,
+            shown=self.shown,
         )
         self.sent.append(message)
         self.callbacks.published(message, embedded)
@@ -477,7 +532,7 @@ class Recorder:
         self.faults_fired[kind] += 1
         attempt = self._running(task_id)
         self.timeline.record(
-            happened.FAULT_FIRED, task, task_id, attempt=attempt.number if attempt else 0, detail=detail
+            happened.FAULT_FIRED, task, task_id, attempt=attempt.number if attempt else 0, detail=detail, fault=kind
         )
 
     def tell(self, values: T, source: Any) -> T:

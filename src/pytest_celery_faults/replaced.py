@@ -1,8 +1,9 @@
-"""Every name of Celery's, kombu's, asyncio's and asgiref's that is replaced while a test runs, and why no extension
-point would do.
+"""Every name of Celery's, kombu's, asyncio's, asgiref's, freezegun's and time-machine's that is replaced while a test
+runs, and why no extension point would do.
 
 What can be done by subclassing (transport, channel, backend, result consumer, pool, worker, consumer) is done so,
-elsewhere. ``tests/test_replaced.py`` fails when one of these names is gone or is used differently.
+elsewhere. ``tests/engine/test_replaced.py`` fails when one of these names is gone or is used differently, and
+``tests/test_internals.py`` when something is that is overridden or read.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import billiard.einfo
 import billiard.pool
 import celery.app.base
 import celery.app.task
 import celery.canvas
+import celery.fixups.django
 import celery.result
 import celery.worker.components
+import freezegun.api
 import kombu.connection
+
+from .errors import InternalsError
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,17 @@ class Replaced:
     def path(self) -> str:
         module = getattr(self.owner, "__module__", "")
         return f"{module}.{self.owner.__qualname__}.{self.name}" if module else f"{self.owner.__name__}.{self.name}"
+
+    @property
+    def original(self) -> Any:
+        """What stands there, no descriptor of it called."""
+        if self.name not in vars(self.owner):
+            library = self.path.partition(".")[0]
+            raise InternalsError(
+                f"pytest-celery-faults replaces {self.path} in a test, and this version of {library} does not have it: "
+                "an older one does, or a newer version of pytest-celery-faults can do without"
+            )
+        return vars(self.owner)[self.name]
 
 
 TRANSPORT = Replaced(
@@ -80,6 +97,13 @@ JOB_COUNTER = Replaced(
     "process of its own, so that its numbers do not depend on the tests before it.",
 )
 
+COPY_OF_CODE = Replaced(
+    billiard.einfo._Frame,
+    "Code",
+    "Each frame of each traceback gets a copy of its code object, with the position of every instruction: thousands of "
+    "objects for a retry. One copy of each code object will do.",
+)
+
 CALL = Replaced(
     celery.canvas.Signature,
     "__call__",
@@ -93,7 +117,23 @@ JOIN_BLOCKS = Replaced(
     "the test, which may wait for results, runs in another.",
 )
 
-CELERY = (TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, CALL, JOIN_BLOCKS)
+CLOSE_DATABASE = Replaced(
+    celery.fixups.django.DjangoWorkerFixup,
+    "_close_database",
+    "Celery closes Django's connections when a worker starts and around each task. Here they are the test's own, in "
+    "its transaction, or those of a task that goes on.",
+)
+
+CLOSE_DATABASE_FILE = Replaced(
+    celery.fixups.django.DjangoWorkerFixup,
+    "_maybe_close_db_fd",
+    "A pool process closes the descriptors that it inherited. Here nothing was inherited: they are the test's own.",
+)
+
+CELERY = (
+    TRANSPORT, BACKEND, TASK_BACKEND, RETRY, TIMER, HUB, JOB_COUNTER, COPY_OF_CODE, CALL, JOIN_BLOCKS,
+    CLOSE_DATABASE, CLOSE_DATABASE_FILE,
+)  # fmt: skip
 
 # asyncio has extension points for all of these, the event loop policy and loops of one's own; but a task that makes its
 # loop by `asyncio.run` or `asyncio.new_event_loop` is to have the loop that it has in production.
@@ -134,7 +174,42 @@ if sys.version_info >= (3, 11):
     )
     ASYNCIO += (RUNNER_SIGNAL,)
 
-ALL = CELERY + ASYNCIO
+FREEZE = Replaced(
+    freezegun.api._freeze_time,
+    "start",
+    "A freeze that a fixture makes is where the test's clock starts; freezegun's own would hold it there.",
+)
+UNFREEZE = Replaced(
+    freezegun.api._freeze_time,
+    "stop",
+    "What began with the replaced `start` ends with this.",
+)
+
+#: What moves a freeze moves the clock instead, and what it says is what the clock says.
+FACTORIES = tuple(
+    Replaced(factory, name, "A frozen time that a fixture has given to the test is the test's clock.")
+    for factory in (freezegun.api.FrozenDateTimeFactory, freezegun.api.TickingDateTimeFactory)
+    for name in ("tick", "move_to", "__call__")
+)
+
+_LOCAL_TIME = "freezegun shows naive local time as UTC and gives aware times an offset, too. This is right in any zone."
+DATETIME_NOW = Replaced(freezegun.api.FakeDatetime, "now", _LOCAL_TIME)
+DATETIME_FROMTIMESTAMP = Replaced(freezegun.api.FakeDatetime, "fromtimestamp", _LOCAL_TIME)
+DATETIME_TIMESTAMP = Replaced(freezegun.api.FakeDatetime, "timestamp", _LOCAL_TIME)
+DATETIME_ASTIMEZONE = Replaced(freezegun.api.FakeDatetime, "astimezone", _LOCAL_TIME)
+DATE_TODAY = Replaced(freezegun.api.FakeDate, "today", _LOCAL_TIME)
+
+FREEZEGUN = (
+    FREEZE, UNFREEZE, *FACTORIES, DATETIME_NOW, DATETIME_FROMTIMESTAMP, DATETIME_TIMESTAMP, DATETIME_ASTIMEZONE,
+    DATE_TODAY,
+)  # fmt: skip
+
+ALL = CELERY + ASYNCIO + FREEZEGUN
+
+
+def time_machine_start(module: Any) -> Replaced:
+    """The name in ``time_machine``, which is not imported for its sake."""
+    return Replaced(module.travel, "start", "It would set the time of a test that has a clock: refused by name.")
 
 
 class AsgirefNames(NamedTuple):
@@ -172,8 +247,25 @@ def asgiref_names(module: Any) -> AsgirefNames:
     )
 
 
+def takeover_name(module: Any) -> Replaced:
+    """The name in the module ``celery.contrib.testing.worker``, which is not imported for its sake.
+
+    It is replaced for the whole of an armed run, since a test may bind ``start_worker`` at any time.
+    """
+    return Replaced(
+        module,
+        "_start_worker_thread",
+        "start_worker, whose signals and ping stay Celery's, has it run a worker in a thread, in real time. It gives "
+        "the worker of the test instead.",
+    )
+
+
 def replace(stack: ExitStack, what: Replaced, make: Callable[[Any], Any]) -> None:
-    """Replace a name by ``make(original)`` until ``stack`` is closed."""
-    original = vars(what.owner)[what.name]
+    """Replace a name by ``make(original)`` until ``stack`` is closed.
+
+    Raises:
+        InternalsError: the library has it no more.
+    """
+    original = what.original
     stack.callback(setattr, what.owner, what.name, original)
     setattr(what.owner, what.name, make(original))

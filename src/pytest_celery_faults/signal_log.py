@@ -33,7 +33,7 @@ WORKER_SIGNALS = (
 NAMES = (*TASK_SIGNALS, *WORKER_SIGNALS)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class SentSignal:
     """A signal of Celery's that was sent.
 

@@ -26,6 +26,7 @@ def numbers_of(harness: Harness) -> dict[str, Any]:
         "faults": dict(recorder.faults_fired),
         "letters": dict(Counter(letter.reason for letter in recorder.letters)),
         "elapsed": harness.clock.elapsed,
+        "real": harness.real_seconds,
     }
 
 
@@ -41,6 +42,8 @@ class Summary:
         self.faults: Counter[str] = Counter()
         self.letters: Counter[str] = Counter()
         self.skipped: int = 0
+        #: What else is to be said.
+        self.notes: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple) and SKIP_REASON in report.longrepr[2]:
@@ -48,10 +51,8 @@ class Summary:
         numbers = getattr(report, ATTRIBUTE, None)
         if numbers is None:
             return
-        self.real += report.duration
-        if not numbers:  # set-up and call: only their length counts
-            return
         self.tests += 1
+        self.real += numbers["real"]
         self.tasks += numbers["tasks"]
         self.executions += numbers["executions"]
         self.elapsed += numbers["elapsed"]
@@ -77,7 +78,7 @@ class Summary:
         if self.skipped:
             tests = _count(self.skipped, "test")
             lines.append(f"{TITLE}: {tests} skipped, faults are off: --celery-faults or celery_faults = true")
-        return lines
+        return lines + self.notes
 
 
 def _count(number: int, what: str) -> str:

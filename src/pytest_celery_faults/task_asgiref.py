@@ -7,8 +7,6 @@ asgiref is not imported for it: its names are replaced when it is there, or as s
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -18,6 +16,7 @@ from typing import Any
 
 from . import replaced
 from .errors import hide_ours
+from .imports import WhenImported
 from .pool import Child
 from .simulation import Fiber, Simulation
 from .task_loops import FiberFuture, Loops
@@ -146,32 +145,6 @@ class _FiberLocal:
         self._namespace()[name] = value
 
 
-class _Finder:
-    """Tells of the import of asgiref."""
-
-    def __init__(self, on_import: Callable[[Any], None]) -> None:
-        self._on_import = on_import
-
-    def leave(self) -> None:
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _MODULE:
-            return None
-        self.leave()
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: Any) -> None:
-                execute(module)
-                self._on_import(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 class Asgiref:
     """asgiref's threads for one simulation."""
 
@@ -196,12 +169,7 @@ class Asgiref:
 
     def replace_names(self, stack: ExitStack) -> None:
         """Replace asgiref's names, now or when it is imported, until ``stack`` is closed."""
-        if _MODULE in sys.modules:
-            self._replace_in(sys.modules[_MODULE], stack)
-            return
-        finder = _Finder(lambda module: self._replace_in(module, stack))
-        sys.meta_path.insert(0, finder)
-        stack.callback(finder.leave)
+        stack.enter_context(WhenImported(_MODULE, lambda module: self._replace_in(module, stack)))
 
     def _replace_in(self, module: Any, stack: ExitStack) -> None:
         loops, simulation = self.loops, self._simulation

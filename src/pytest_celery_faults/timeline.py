@@ -42,7 +42,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened.
 
@@ -69,7 +69,7 @@ class Event:
         return f"<Event {' '.join(str(self).split())}>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Site:
     """A place in a test at which a fault can strike, free of ids and times: the same in each run.
 
@@ -93,6 +93,8 @@ class Timeline(Sequence[Event]):
         self._name_of = name_of
         #: Called after each event, where it happened.
         self.on_record: Callable[[], None] | None = None
+        #: Called as well, by who only looks.
+        self.watcher: Callable[[], None] | None = None
         #: The places that the test passed through at which a fault could have struck, in order.
         self.sites: list[Site] = []
         # An async test may send while the worker, in another thread, works.
@@ -125,6 +127,8 @@ class Timeline(Sequence[Event]):
             event = self._append(
                 Event(len(self._events), now, kind, task, task_id, label, attempt, detail, data or _NOTHING)
             )
+        if self.watcher is not None:
+            self.watcher()
         if self.on_record is not None:
             self.on_record()
         return event
@@ -151,6 +155,15 @@ class Timeline(Sequence[Event]):
                 self._ordinals[task] += 1
                 label = self._labels[task_id] = f"{task}#{self._ordinals[task]}"
         return label
+
+    def begin(self) -> None:
+        """Another test begins: nothing has happened in it."""
+        with self._lock:
+            self._events.clear()
+            self.sites.clear()
+            self._tasks.clear()
+            self._labels.clear()
+            self._ordinals.clear()
 
     def where(
         self, kind: str | None = None, *, task: Any = None, task_id: str | None = None, attempt: int | None = None

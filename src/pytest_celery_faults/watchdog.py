@@ -26,6 +26,8 @@ from .timeline import Timeline
 _SIGNAL = getattr(signal, "SIGURG", None)
 #: Real seconds after which a thread in which an error was raised is taken not to notice.
 _TIME_TO_NOTICE = 1.0
+#: Real seconds between two looks, at most.
+_LOOKS_EVERY = 0.5
 
 
 class Watchdog:
@@ -38,6 +40,7 @@ class Watchdog:
         self._fiber: Fiber | None = None
         self._since = 0.0
         self._wake = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._previous: Any = None
         self._stalled: Fiber | None = None
@@ -66,6 +69,7 @@ class Watchdog:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._simulation = None
+            self._stopped.set()
             self._wake.set()
             thread.join()
 
@@ -80,12 +84,12 @@ class Watchdog:
         self._fiber = None
 
     def _start(self) -> None:
+        self._stopped.clear()
         self._thread = threading.Thread(target=self._look, name="celery-faults watchdog", daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
-        thread = self._thread
-        while self._thread is thread:
+        while not self._stopped.is_set():
             self._wake.wait()
             fiber, since, timeout, simulation = self._fiber, self._since, self._timeout, self._simulation
             if simulation is not None and fiber is not None and fiber is self._fiber:
@@ -98,7 +102,7 @@ class Watchdog:
                     self._since = real_monotonic()
                     if not self._is_debugging(simulation.thread_id):
                         self._strike(simulation, fiber)
-            _pause(min(timeout / 4, 0.5))
+            self._stopped.wait(min(timeout / 4, _LOOKS_EVERY))
 
     def _strike(self, simulation: Simulation, fiber: Fiber) -> None:
         thread_id = simulation.thread_id
@@ -172,10 +176,3 @@ def _raise_for_a_moment(thread_id: int, exception: type[BaseException]) -> None:
             pass
     except _Noticed:
         pass
-
-
-_waiting = threading.Event()
-
-
-def _pause(seconds: float) -> None:
-    _waiting.wait(seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ from kombu.utils import limits
 
 from . import timeline as happened
 from .clock import microseconds
-from .errors import FaultTypeError, FaultValueError, WorkerDiedError, hide_ours, safe_repr
+from .errors import FaultTypeError, FaultValueError, TakeoverError, WorkerDiedError, hide_ours, safe_repr
 from .pool import Pool
 from .simulation import WORKER_RANK, Fiber
 from .timeline import Event
 
 if TYPE_CHECKING:
+    from .events import EventLog
     from .harness import Harness
     from .letterdesk import Quarantine
     from .recorder import Recorder
@@ -67,6 +69,18 @@ class _ConsumerMixin:
     Strategies = _Strategies
     on_build: Callable[[Any], None]
     recorder: Recorder
+    events: EventLog
+    _event_dispatcher: Any = None
+
+    @property
+    def event_dispatcher(self) -> Any:
+        return self._event_dispatcher
+
+    @event_dispatcher.setter
+    def event_dispatcher(self, dispatcher: Any) -> None:
+        if dispatcher is not self._event_dispatcher:
+            self.events.listen(dispatcher)
+        self._event_dispatcher = dispatcher
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         with self.recorder.refusing(message, "undecodable", None):
@@ -199,6 +213,10 @@ class WorkerControl:
         self._has_started: Callable[[], bool]
         self._past: list[Worker] = []
         self._crashed: list[Worker] = []
+        # Of the worker that somebody serves: its class, and Celery's arguments.
+        self._kind: type[Worker] = Worker
+        self._arguments: Mapping[str, Any] = {}
+        self._serves = False
 
     # -- driving
 
@@ -302,17 +320,21 @@ class WorkerControl:
         """
         self._simulation.run(lambda: self._stop(warm))
 
-    def _stop(self, warm: bool) -> None:
+    def _stop_within(self, seconds: float) -> bool:
+        """Stop warmly; whether it took no longer than that."""
+        return self._stop(warm=True, until=self._simulation.clock.now_us + microseconds(seconds))
+
+    def _stop(self, warm: bool, until: int | None = None) -> bool:
         if not self.running:
             self._stopped = True
-            return
+            return True
         self._harness.timeline.record(happened.WORKER, detail="warm shutdown" if warm else "cold shutdown")
         fiber, instance = self._fiber, self._instance
         assert fiber is not None
         assert instance is not None
         instance.told_to_stop = "warm" if warm else "cold"
         self._simulation.throw(fiber, WorkerShutdown(EX_OK) if warm else WorkerTerminate(EX_FAILURE))
-        self._simulation.run_now("the worker to shut down", lambda: not fiber.alive)
+        return self._simulation.wait("the worker to shut down", ready=lambda: not fiber.alive, until=until)
 
     def crash(self) -> None:
         """Power cut: the worker and all its tasks are gone at once, and it says goodbye to nobody.
@@ -327,10 +349,58 @@ class WorkerControl:
             self._stopped = True
             return
         self._harness.timeline.record(happened.WORKER, detail="crash")
+        self._harness.events.lose()
         self._harness.kill_worker(self._fiber)
         if self._instance is not None:
             self._crashed.append(self._instance)
         self._ended()
+
+    def wait_to_be_asked(self) -> None:
+        """Have no worker until somebody calls `serve`."""
+        self._stopped = True
+
+    @contextmanager
+    def serve(self, kind: type[Worker], arguments: Mapping[str, Any], patience: float) -> Iterator[Worker]:
+        """Have a worker of that class, made with these arguments of Celery's, for the length of a block.
+
+        It takes the place of the worker that runs, if one does. At the end of the block what can run now runs, then it
+        shuts down warmly, for at most ``patience`` virtual seconds.
+        """
+        if self._serves:
+            raise TakeoverError(
+                "start_worker(): another worker of this test runs already, and a test has one. In Celery's own tool "
+                "the end of one would end them both"
+            )
+        was_stopped = self._stopped
+        self.stop()
+        self._serves, self._kind, self._arguments = True, kind, arguments
+        try:
+            self.start()
+            self._simulation.raise_escaped()
+            if self._instance is None:
+                raise WorkerDiedError("the worker ended while it started")
+            try:
+                yield self._instance
+            except Exception:
+                self._simulation.run(lambda: self._end_serving(patience))
+                raise
+            self._simulation.run(lambda: self._end_serving(patience))
+        finally:
+            self._serves, self._kind, self._arguments = False, Worker, {}
+        if not was_stopped:
+            self.start()
+
+    def _end_serving(self, patience: float) -> None:
+        simulation = self._simulation
+        if not self.running:
+            return
+        simulation.run_for("what can run now", 0)
+        if not self._stop_within(patience):
+            self._crash()
+            raise RuntimeError(
+                f"the worker had not finished its tasks {patience:g} virtual seconds (shutdown_timeout) after it was "
+                "told to stop"
+            )
 
     def let_go(self) -> None:
         """Drop what the stacks of killed fibers lead to; at the end of the test."""
@@ -384,7 +454,7 @@ class WorkerControl:
 
     def _run(self) -> None:
         # Built here, on its own fiber: what Celery sets for a worker's process must not stick to the test.
-        self._instance = instance = self._harness._build_worker()
+        self._instance = instance = self._harness._build_worker(self._kind, self._arguments)
         instance.start()
         self._ended()
         if instance.failure is not None:
@@ -406,8 +476,10 @@ def _checked_span(name: str, span: float | timedelta) -> int:
     return span_us
 
 
-def consumer_class(configured: str | type, recorder: Recorder, on_build: Callable[[Any], None]) -> type:
+def consumer_class(
+    configured: str | type, recorder: Recorder, events: EventLog, on_build: Callable[[Any], None]
+) -> type:
     """The application's consumer class (setting ``worker_consumer``) with a table of strategies that fills itself."""
     base = symbol_by_name(configured)
-    attributes = {"recorder": recorder, "on_build": staticmethod(on_build)}
+    attributes = {"recorder": recorder, "events": events, "on_build": staticmethod(on_build)}
     return type(base.__name__, (_ConsumerMixin, base), attributes)

@@ -114,7 +114,7 @@ def elapsed(celery_faults):
 
 @pytest.fixture(scope="session")
 def watchdog():
-    """One for the whole run: to end it takes half a second."""
+    """One for the whole run, as the plugin has it."""
     watchdog = Watchdog()
     yield watchdog
     watchdog.stop()

@@ -455,8 +455,11 @@ def test_an_errback_that_cannot_be_sent_is_missing(celery_faults, worker, callba
     assert missing.why == "its parent ended with FAILURE, and it was never called"
     # The worker's main process hears of the failed task when it is connected again, and calls the errback itself.
     worker.advance(60)
-    assert [called.task for called in callbacks.of(result)] == ["shop.old_errback"]
-    assert callbacks.missing == []
+    if celery.VERSION[:3] < (5, 6, 3):  # it has forgotten what its children were at
+        assert callbacks.of(result) == []
+    else:
+        assert [called.task for called in callbacks.of(result)] == ["shop.old_errback"]
+        assert callbacks.missing == []
 
 
 # -- what only looks like a callback

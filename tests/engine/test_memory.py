@@ -301,6 +301,59 @@ def test_transactions_do_not_block(client, elapsed):
     assert elapsed() == 0
 
 
+# -- commands and connections
+
+
+def test_commands_reach_the_server_as_they_would_through_a_socket(client):
+    assert client.set("key", 1.5)
+    assert client.get(b"key") == b"1.5"
+    client.set("bytes", memoryview(b"\r\n$3"))
+    client.set("empty", "")
+    client.set("umlaut", "ü")
+    assert client.mget("bytes", "empty", "umlaut") == [b"\r\n$3", b"", "ü".encode()]
+    assert client.execute_command("SCRIPT EXISTS", "00") == client.execute_command(b"script exists", "00")
+    with pytest.raises(redis.DataError):
+        client.set("key", object())
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        client.execute_command("NOSUCH")
+    with client.pipeline() as pipe:
+        pipe.set("a", b"x y").append("a", "z")
+        assert pipe.execute() == [True, 4]
+    # What is sent as bytes is parsed.
+    connection = client.connection_pool.get_connection()
+    connection.send_packed_command([b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"])
+    assert connection.read_response() == b"x yz"
+
+
+def test_an_idle_connection_is_used_again_and_one_with_an_answer_left_is_not(client):
+    client.ping()
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    other = pool.get_connection()
+    assert connection is not other
+    pool.release(connection)
+    assert pool.get_connection() is connection
+    sock = connection._sock
+    connection.send_command("PING")  # and nobody reads
+    pool.release(connection)
+    assert pool.get_connection() is connection
+    assert connection._sock is not sock, "it was opened anew"
+    connection.disconnect()
+    pool.release(connection)
+    pool.release(connection)
+    assert client.ping()
+    pool.release(other)
+    assert not pool._in_use_connections
+
+
+def test_a_connection_that_broke_is_opened_anew(celery_faults, client):
+    client.ping()
+    celery_faults.server.take_down(None, 5)
+    for file in celery_faults.server.files.values():
+        file.broken = True
+    assert client.ping()
+
+
 def test_each_test_has_a_server_of_its_own(build):
     first = build()
     first.broker.client.set("key", "value")

@@ -1,4 +1,4 @@
-"""Each name of Celery's and kombu's that is replaced: that it is there as expected, and is given back."""
+"""Each name of another library's that is replaced: that it is there as expected, and is given back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import weakref
 
 import asgiref.sync
+import billiard.einfo
 import celery.app.base
 import celery.worker.components
 import kombu.connection
@@ -18,7 +19,7 @@ from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 from kombu.transport.base import Transport
 
-from pytest_celery_faults import replaced
+from pytest_celery_faults import InternalsError, replaced
 from pytest_celery_faults.hub import Hub as OurHub
 from pytest_celery_faults.hub import Timer as OurTimer
 
@@ -34,15 +35,25 @@ def raw(what):
 @EACH
 def test_the_name_is_there(what):
     assert what.name in vars(what.owner)
-    assert what.path.startswith(("celery.", "kombu.", "billiard.", "asyncio.", "asgiref."))
+    assert what.path.startswith(("celery.", "kombu.", "billiard.", "asyncio.", "asgiref.", "freezegun."))
     assert what.path.endswith(f".{what.name}")
     assert what.reason
+
+
+def test_a_name_that_is_gone_is_a_readable_error(build, monkeypatch):
+    before = raw(replaced.RETRY)
+    monkeypatch.delattr(celery.canvas.Signature, "__call__")
+    with pytest.raises(
+        InternalsError, match=r"replaces celery\.canvas\.Signature\.__call__ in a test, and this version"
+    ):
+        build()
+    assert raw(replaced.RETRY) is before
 
 
 def test_no_name_is_listed_twice():
     assert len({what.path for what in replaced.ALL}) == len(replaced.ALL)
     constants = [value for value in vars(replaced).values() if isinstance(value, replaced.Replaced)]
-    assert set(map(id, constants)) == set(map(id, replaced.ALL))
+    assert set(map(id, constants)) == set(map(id, replaced.ALL)) - set(map(id, replaced.FACTORIES))
 
 
 @EACH
@@ -123,6 +134,12 @@ def test_a_workers_timer_and_loop_are_chosen_by_these_names():
     assert "_Hub" in components.Hub.create.__code__.co_names
 
 
+def test_billiard_copies_code_for_each_frame_by_this_name():
+    assert raw(replaced.COPY_OF_CODE) is billiard.einfo._Code
+    assert {"Code", "f_code"} <= set(billiard.einfo._Frame.__init__.__code__.co_names)
+    assert billiard.einfo.Traceback.Frame is billiard.einfo._Frame
+
+
 def test_asyncio_runs_each_loop_by_the_replaced_names():
     loop = asyncio.SelectorEventLoop
     assert loop.time is raw(replaced.LOOP_TIME)
@@ -169,3 +186,15 @@ def test_a_running_worker_has_ours(build):
     with harness.app.connection() as connection:
         assert connection.get_transport_cls().broker is harness.broker
     assert harness.app.backend.server is harness.server
+
+
+def test_celerys_test_tools_start_their_worker_by_the_name_that_is_taken_over():
+    from celery.contrib.testing import worker
+
+    what = replaced.takeover_name(worker)
+    assert what.path == "celery.contrib.testing.worker._start_worker_thread"
+    assert inspect.getsource(worker.start_worker.__wrapped__).count("_start_worker_thread(app,") == 1
+    assert [*inspect.signature(raw(what)).parameters] == [
+        "app", "concurrency", "pool", "loglevel", "logfile", "WorkController", "perform_ping_check",
+        "shutdown_timeout", "kwargs",
+    ]  # fmt: skip

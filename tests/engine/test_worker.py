@@ -29,7 +29,9 @@ from pytest_celery_faults import (
     StalledTaskError,
     WaitNeverEndsError,
     WorkerDiedError,
+    watchdog,
 )
+from pytest_celery_faults.harness import Harness, make_options
 
 NAME = "celery@in-memory"
 CELERY_57 = celery.VERSION[:2] >= (5, 7)
@@ -247,6 +249,25 @@ def test_a_loop_with_sleep(slow, elapsed):
 def test_a_loop_without_sleep(slow, elapsed, hang_is_failure):
     result = slow.delay(10)
     while not result.ready():
+        pass
+    assert elapsed() == 10
+
+
+def test_looking_at_many_results_is_no_loop_that_waits(worker, app, elapsed):
+    @app.task
+    def number(x):
+        return x
+
+    results = [number.delay(x) for x in range(120)]
+    worker.drain()
+    assert [result.get() for result in results] == list(range(120))
+    assert all(result.ready() for result in results)
+    assert elapsed() == 0
+
+
+def test_a_loop_over_many_results_of_which_one_is_late(slow, elapsed, hang_is_failure):
+    results = [slow.delay(0), slow.delay(10)]
+    while not all(result.ready() for result in results):
         pass
     assert elapsed() == 10
 
@@ -838,6 +859,27 @@ def test_when_a_message_is_acked(celery_faults, worker, app, late, expected):
 # -- revoking
 
 
+def test_more_tasks_fall_due_at_once_than_the_worker_prefetches(worker, app, log, elapsed):
+    """Before 5.7 kombu's loop asks again and again for the message that it may not take yet."""
+
+    @app.task(
+        name="shop.flaky", bind=True, autoretry_for=(OSError,), retry_backoff=1, retry_jitter=False, max_retries=2
+    )
+    def flaky(self, number):
+        log.append((number, self.request.retries, elapsed()))
+        if number % 3 == 0 and self.request.retries < 2:
+            raise OSError
+
+    for number in range(40):
+        flaky.delay(number)
+    worker.drain()
+    assert sorted(log) == [
+        entry
+        for number in range(40)
+        for entry in [(number, 0, 0), (number, 1, 1), (number, 2, 3)][: 3 if number % 3 == 0 else 1]
+    ]
+
+
 def test_a_task_revoked_while_it_waits_for_its_eta(worker, add, elapsed):
     result = add.apply_async((1, 2), countdown=60)
     result.revoke()
@@ -1325,6 +1367,19 @@ def test_a_task_that_spins_and_swallows_everything(app, hang_is_failure):
         spin.delay().get()
 
 
+@pytest.mark.timeout(60)
+def test_the_watchdog_ends_with_the_run_and_not_when_it_looks_the_next_time(bare_app, monkeypatch):
+    monkeypatch.setattr(watchdog, "_LOOKS_EVERY", 3600)
+    ours = watchdog.Watchdog()
+    harness = Harness(bare_app, make_options({"stall_timeout": 4 * 3600}), 0, "a test", ours)
+    task = bare_app.task(_add)
+    assert task.delay(1, 2).get() == 3
+    thread = ours._thread
+    harness.close()
+    ours.stop()
+    assert not thread.is_alive()
+
+
 @pytest.mark.celery_faults(stall_timeout=0.3)
 def test_virtual_time_does_not_stall(slow):
     assert slow.delay(3600).get() == 3600
@@ -1585,10 +1640,7 @@ def test_the_same_seed_gives_the_same_timeline(build, bare_app):
         raise LookupError
 
     def run(name):
-        from pytest_celery_faults.harness import Harness, make_options
-        from pytest_celery_faults.watchdog import Watchdog
-
-        harness = Harness(bare_app, make_options({"concurrency": 3}), 7, name, Watchdog())
+        harness = Harness(bare_app, make_options({"concurrency": 3}), 7, name, watchdog.Watchdog())
         try:
             for number in range(6):
                 task.delay(number)

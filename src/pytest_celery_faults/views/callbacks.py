@@ -72,6 +72,10 @@ class Callbacks(View[Callback]):
     def __init__(self, recorder: Recorder, snapshot: Callable[[], Snapshot]) -> None:
         self._recorder = recorder
         self._snapshot = snapshot
+        self.begin()
+
+    def begin(self) -> None:
+        """A test begins: nothing has run."""
         # Those that ran, when the record was that long.
         self._ran: list[Callback] = []
         self._at = (0, 0)
@@ -100,8 +104,10 @@ class Callbacks(View[Callback]):
 
     def _callback(self, call: Call, at: float | None, why: str = "") -> Callback:
         readable = self._recorder.timeline.readable
-        given = [_short(value, readable) for value in call.args]
-        given += [f"{name}={_short(value, readable)}" for name, value in call.kwargs.items()]
+        headers = None if call.sent is None else call.sent.headers
+        given = self._recorder.shown.words(
+            call.task, call.args, call.kwargs, headers, lambda value: _short(value, readable)
+        )
         return Callback(
             kind=call.kind,
             task=call.task,

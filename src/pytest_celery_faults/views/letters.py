@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FaultTypeError, FaultValueError, hide_ours, safe_repr
 from ..messages import decode_arguments, decoded_body, headers_of, identity_of
 from ..recorder import DeadLetter, Recorder
+from ..secrets import Shown
 from .base import View, chosen
 from .table import Table
 
@@ -43,8 +44,9 @@ class Letter:
     would: it had been acknowledged.
     """
 
-    def __init__(self, fact: DeadLetter) -> None:
+    def __init__(self, fact: DeadLetter, shown: Shown | None = None) -> None:
         self._fact = fact
+        self._shown = shown
         self.task: str | None = fact.task
         self.task_id: str | None = fact.task_id
         self.reason: str = fact.reason
@@ -86,11 +88,17 @@ class Letter:
         delivery = self._fact.delivery
         return "broker" if delivery is not None and delivery.rejected else "harness"
 
+    @property
+    def said_args(self) -> str:
+        """The positional arguments as they may be shown."""
+        return f"[{', '.join(self._words(self.args, {}))}]"
+
+    def _words(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        return self._shown.words(self.task, args, kwargs, self.headers) if self._shown is not None else []
+
     def __repr__(self) -> str:
         exception = f" {safe_repr(self.exception)}" if self.exception is not None else ""
-        keywords = (f"{name}={safe_repr(value)}" for name, value in self.kwargs.items())
-        arguments = ", ".join([*map(safe_repr, self.args), *keywords])
-        what = f"{self.task}({arguments})" if self.task is not None else "no task"
+        what = f"{self.task}({', '.join(self._words(self.args, self.kwargs))})" if self.task is not None else "no task"
         return f"<Letter {what} from {self.queue!r}: {self.reason}{exception}{_FATES[self.route]}>"
 
 
@@ -110,6 +118,10 @@ class DeadLetterQueue(View[Letter]):
     def __init__(self, recorder: Recorder, desk: LetterDesk) -> None:
         self._recorder = recorder
         self._desk = desk
+        self.begin()
+
+    def begin(self) -> None:
+        """A test begins: nothing lies here."""
         self._letters: list[Letter] = []
         self._seen = 0
         # How many of them lie in the application's own queue, from which a worker may take them.
@@ -121,7 +133,7 @@ class DeadLetterQueue(View[Letter]):
         """What lies here: with what came since somebody looked, without what the worker took from the queue."""
         facts = self._recorder.letters
         for fact in facts[self._seen :]:
-            letter = Letter(fact)
+            letter = Letter(fact, self._recorder.shown)
             self._letters.append(letter)
             self._add_to_index(letter)
             self._in_queue += letter.route == "app"

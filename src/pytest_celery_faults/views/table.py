@@ -79,7 +79,7 @@ class Table:
         return "\n".join([self.title, *(line.text for line in self.lines())])
 
 
-_HEADS = {"label": "task", "parent_label": "parent"}
+_HEADS = {"label": "task", "parent_label": "parent", "said_args": "args"}
 
 
 def _cell(attribute: str, value: object, readable: Callable[[str], str]) -> str:

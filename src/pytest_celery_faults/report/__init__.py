@@ -1,0 +1,1 @@
+"""``--celery-faults-report``: a page about the run."""
