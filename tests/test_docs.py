@@ -135,7 +135,7 @@ def test_the_examples_of_a_page_do_what_it_says(project, name):
 
     result = project.runpytest_subprocess("--celery-faults", *asyncio, "-W", "error", "-rA", timeout=120)
 
-    ended = re.findall(r"^([A-Z]+) tests/\S+?::([\w\[\]-]+)", "\n".join(result.outlines), re.MULTILINE)
+    ended = re.findall(r"^([A-Z]+) tests/\S+?::(?:\w+::)?([\w\[\]-]+)", "\n".join(result.outlines), re.MULTILINE)
     assert sorted(ended) == sorted(
         ("FAILED" if test in failing else "PASSED", test) for example in page.examples for test in example.tests
     )
