@@ -5,7 +5,11 @@ It is loaded for every contender alike with ``-p recording``.
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +19,8 @@ import pytest
 import workload
 
 WARM_UP = 3
+#: Of many tests in one process, the number of those after which nothing may grow.
+HUNDRED = 100
 
 
 class Stopwatch:
@@ -34,14 +40,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--benchmark-out", type=Path, required=True)
     group.addoption("--benchmark-tests", type=int, default=0)
     group.addoption("--benchmark-trips", type=int, default=0)
+    group.addoption("--benchmark-chords", type=int, default=0)
     group.addoption("--benchmark-schedules", type=int, default=0)
+    group.addoption("--benchmark-many", type=int, default=0)
+    group.addoption("--benchmark-tasks", type=lambda text: [int(size) for size in text.split(",")], default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TESTS] = []
 
 
+def surroundings() -> dict[str, Any]:
+    """What of the process could grow from test to test. Memory is in bytes, and not known everywhere."""
+    for _ in range(3):  # a collection that ends a generator leaves to the next one what it held
+        gc.collect()
+    statm, descriptors = Path("/proc/self/statm"), Path("/proc/self/fd")
+    greenlet = sys.modules.get("greenlet")
+    replaced = sys.modules.get("pytest_celery_faults.replaced")
+    return {
+        "memory": int(statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGESIZE") if statm.exists() else None,
+        "blocks": sys.getallocatedblocks(),
+        "threads": threading.active_count(),
+        "descriptors": len(list(descriptors.iterdir())) if descriptors.is_dir() else None,
+        "greenlets": sum(issubclass(type(it), greenlet.greenlet) for it in gc.get_objects()) if greenlet else 0,
+        "names": [id(vars(it.owner)[it.name]) for it in replaced.ALL] if replaced else [],
+    }
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "tasks" in metafunc.fixturenames:
+        metafunc.parametrize("tasks", metafunc.config.getoption("--benchmark-tasks"))
     if "repetition" not in metafunc.fixturenames:
         return
     option = metafunc.config.getoption
@@ -49,6 +77,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "test_warm_up": WARM_UP,
         "test_one_task": option("--benchmark-tests"),
         "test_schedule": option("--benchmark-schedules"),
+        "test_many": option("--benchmark-many"),
     }
     metafunc.parametrize("repetition", range(repetitions[metafunc.function.__name__]))
 
@@ -56,6 +85,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def trips(pytestconfig: pytest.Config) -> int:
     return pytestconfig.getoption("--benchmark-trips")
+
+
+@pytest.fixture
+def chords(pytestconfig: pytest.Config) -> int:
+    return pytestconfig.getoption("--benchmark-chords")
 
 
 @pytest.fixture
@@ -89,6 +123,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     result = yield
     test["whole"] = _stopwatch.now() - started
     test["executed"] = dict(workload.executed - before)
+    if test["test"] == "test_many":
+        number = item.callspec.params["repetition"] + 1  # type: ignore[attr-defined]
+        if number in (HUNDRED, item.config.getoption("--benchmark-many")):
+            test["surroundings"] = surroundings()
     return result
 
 

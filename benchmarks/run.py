@@ -21,6 +21,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import more
+import page
+
 HERE = Path(__file__).resolve().parent
 CONTENDERS = {
     "plugin": "this plugin",
@@ -34,29 +37,38 @@ ROWS = (
     ("body", "  of it the test's body", "test_one_task", "call"),
     ("teardown", "  of it teardown", "test_one_task", "teardown"),
     ("round_trip", "one delay().get()", "test_round_trips", "samples"),
+    ("chord", "chord of three and its body", "test_chord", "samples"),
     ("schedule", "ten retries over {wait:g} s", "test_schedule", "samples"),
 )
 PACKAGES = ("pytest-celery-faults", "celery", "kombu", "redis", "fakeredis", "freezegun", "greenlet", "pytest")
 #: Variables that change what pytest, Celery and Celery's test worker do, or how fast Python runs.
 NOT_OURS = (
     "PYTEST", "CELERY", "COVERAGE", "COV_CORE", "DJANGO_SETTINGS_MODULE", "TEST_BROKER", "NO_WORKER",
-    "WORKER_LOGLEVEL", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONASYNCIODEBUG",
+    "WORKER_LOGLEVEL", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONDONTWRITEBYTECODE", "PYTHONASYNCIODEBUG",
 )  # fmt: skip
 RETRIES = 10
 #: No further round is begun after so many seconds, and whatever runs is given up at the deadline.
-ENOUGH, DEADLINE = 90, 280
+ENOUGH, DEADLINE = 90, 295
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much one round measures; each contender runs once in every round."""
 
-    rounds: int = 3
+    rounds: int = 2
     tests: int = 40
     tests_with_worker: int = 2  # each stop of that worker takes about a second
     trips: int = 200
+    chords: int = 20
     schedules: int = 10
     redis: bool = True
+    #: Beside the contenders: tasks in one test, tests in one process, modules with the clock, runs that only collect.
+    sizes: tuple[int, ...] = (100, 100, 100, 100, 100, 10_000)
+    many: int = 10_000
+    modules: int = 1_500
+    clocks: int = 100
+    collections: int = 15
+    suite: bool = True
 
     def contenders(self) -> list[str]:
         return [name for name in CONTENDERS if name != "start_worker" or self.redis]
@@ -69,13 +81,17 @@ class Plan:
         tests = {
             "test_one_task": (self.tests_of(contender), 0, {"add": 1}),
             "test_round_trips": (1, self.trips, {"add": self.trips + 1}),
+            "test_chord": (1, self.chords, {"add": 3 * (self.chords + 1), "total": self.chords + 1}),
         }
         if contender != "start_worker":
             tests["test_schedule"] = (self.schedules, 1, {"flaky": RETRIES + 1})
         return tests
 
 
-QUICK = {"rounds": 1, "tests": 30, "tests_with_worker": 2, "trips": 200, "schedules": 5}
+QUICK = {
+    "rounds": 1, "tests": 30, "tests_with_worker": 2, "trips": 200, "chords": 5, "schedules": 5,
+    "sizes": (100, 300), "many": 200, "clocks": 5, "collections": 2, "suite": False,
+}  # fmt: skip
 
 
 def scheduled_wait() -> float:
@@ -127,39 +143,70 @@ def redis_server() -> Iterator[str]:
                 server.wait()
 
 
-def measure(contender: str, plan: Plan, redis_url: str | None, until: float) -> dict[str, Any]:
-    """One pytest run of one contender in a process of its own."""
-    # Neither the settings of the machine's user nor their pytest plugins belong to what is compared.
+def run_command(
+    command: list[str], until: float, cwd: Any = None, extra: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A process that knows nothing of the settings of the machine's user nor of their pytest plugins."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
     path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(path)}
-    if redis_url is not None:
-        environment["BENCHMARK_REDIS"] = redis_url
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(path), **(extra or {})}
+    try:
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=max(until - time.monotonic(), 1)
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"benchmark: not done after {DEADLINE} s in all: {' '.join(command[-4:])}") from None
+
+
+def run_cases(name: str, options: list[str], until: float, extra: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """What the tests of ``cases_<name>.py`` measured in one run of pytest."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         out = Path(folder, "out.json")
         command = [
             sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), "-p", "recording",
-            f"--benchmark-out={out}", f"--benchmark-tests={plan.tests_of(contender)}",
-            f"--benchmark-trips={plan.trips}", f"--benchmark-schedules={plan.schedules}",
+            f"--benchmark-out={out}", *options,
         ]  # fmt: skip
-        if contender == "plugin":
+        if name in ("plugin", "growth"):
             command += ["-p", "celery_faults", "--celery-faults", "--celery-faults-app=workload:app"]
-        command.append(str(HERE / f"cases_{contender}.py"))
-        started = time.perf_counter()
-        try:
-            run = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True,
-                timeout=max(until - time.monotonic(), 1),
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise SystemExit(f"benchmark: {contender}: not done after {DEADLINE} s in all") from None
-        wall = time.perf_counter() - started
-        if run.returncode != 0:
-            raise SystemExit(f"benchmark: {contender}: pytest failed\n{run.stdout[-6000:]}{run.stderr[-2000:]}")
-        return {"contender": contender, "wall": wall, "tests": json.loads(out.read_text("utf-8"))}
+        done = run_command([*command, str(HERE / f"cases_{name}.py")], until, folder, extra)
+        if done.returncode != 0:
+            raise SystemExit(f"benchmark: {name}: pytest failed\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
+        return json.loads(out.read_text("utf-8"))
 
 
-def measure_all(plan: Plan, began: float) -> list[dict[str, Any]]:
+def measure(contender: str, plan: Plan, redis_url: str | None, until: float) -> dict[str, Any]:
+    """One pytest run of one contender in a process of its own."""
+    options = [
+        f"--benchmark-tests={plan.tests_of(contender)}", f"--benchmark-trips={plan.trips}",
+        f"--benchmark-chords={plan.chords}", f"--benchmark-schedules={plan.schedules}",
+    ]  # fmt: skip
+    started = time.perf_counter()
+    tests = run_cases(contender, options, until, {} if redis_url is None else {"BENCHMARK_REDIS": redis_url})
+    return {"contender": contender, "wall": time.perf_counter() - started, "tests": tests}
+
+
+def measure_more(plan: Plan, redis_url: str | None, until: float) -> dict[str, Any]:
+    """What is measured of the plugin alone; see ``more.py``."""
+
+    def run(command: list[str], cwd: Any = None, extra: dict[str, str] | None = None) -> Any:
+        return run_command(command, until, cwd, extra)
+
+    def cases(name: str, options: list[str]) -> list[dict[str, Any]]:
+        return run_cases(name, options, until)
+
+    return {
+        "growth": more.measure_growth(cases, list(plan.sizes), plan.many),
+        "clock": more.measure_clock(run, plan.modules, plan.clocks),
+        "unused": more.measure_unused(run, plan.collections),
+        "suite": (
+            more.measure_suite(run, redis_url)
+            if plan.suite and redis_url is not None
+            else {"left_out": "without redis-server, or in a quick run"}
+        ),
+    }
+
+
+def measure_all(plan: Plan, began: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     runs = []
     with contextlib.ExitStack() as stack:
         redis_url = stack.enter_context(redis_server()) if plan.redis else None
@@ -169,13 +216,13 @@ def measure_all(plan: Plan, began: float) -> list[dict[str, Any]]:
                 print(f"the machine is slow: {number} of {plan.rounds} rounds measured", file=sys.stderr)
                 break
             runs += [measure(name, plan, redis_url, began + DEADLINE) for name in plan.contenders()]
-    return runs
+        return runs, measure_more(plan, redis_url, began + DEADLINE)
 
 
 # -- judging
 
 
-def check(runs: list[dict[str, Any]], plan: Plan, wait: float) -> None:
+def check(runs: list[dict[str, Any]], besides: dict[str, Any], plan: Plan, wait: float) -> None:
     """Refuse measurements in which what was to be measured did not happen.
 
     Raises:
@@ -185,6 +232,7 @@ def check(runs: list[dict[str, Any]], plan: Plan, wait: float) -> None:
     wrong = [f"{name}: nothing was measured" for name in plan.contenders() if name not in ran]
     for run in runs:
         wrong += [f"{run['contender']}: {reason}" for reason in _what_is_wrong(run, plan, wait)]
+    wrong += more.wrong(besides)
     if wrong:
         raise SystemExit("benchmark: this run is worth nothing:\n  " + "\n  ".join(dict.fromkeys(wrong)))
 
@@ -278,31 +326,47 @@ def _ratio(cell: dict[str, Any], base: dict[str, Any]) -> str:
     return f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.2g} x"
 
 
-def show(report: dict[str, Any]) -> None:
-    """The table, in Markdown."""
-    machine, table, wait = report["machine"], report["cells"], report["wait"]
+def table(report: dict[str, Any]) -> list[str]:
+    """The contenders, and what is measured of the plugin alone: two tables in Markdown."""
     lines = [["median"]]
     for contender, title in CONTENDERS.items():
         lines[0] += [title] if contender == "plugin" else [title, "to plugin"]
     for row, title, *_ in ROWS:
-        line = [title.format(wait=wait)]
+        line = [title.format(wait=report["wait"])]
         for contender in CONTENDERS:
-            line.append(_text(table[row][contender]))
+            cell = report["cells"][row][contender]
+            line.append(_text(cell))
             if contender != "plugin":
-                line.append(_ratio(table[row][contender], table[row]["plugin"]))
+                line.append(_ratio(cell, report["cells"][row]["plugin"]))
         lines.append(line)
+    alone = [["beside them", "this plugin", "compared with"], *map(list, more.rows(report["more"]))]
+    return [*_markdown(lines), "", *_markdown(alone)]
+
+
+def _markdown(lines: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        print("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |")
-    print()
-    print("* computed, not measured. Eager execution waits for nothing: its retries follow each other at once.")
-    print(f"{machine['python']}, {machine['platform']}, {machine['cpus']} CPUs")
-    print(", ".join(f"{name} {version or '(none)'}" for name, version in machine["versions"].items()))
-    before, after = report["load"]["before"], report["load"]["after"]
-    print(f"load average of 1, 5, 15 minutes: {before} before, {after} after; {report['took']:.0f} s in all")
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in padded]
+
+
+def machine_lines(report: dict[str, Any]) -> list[str]:
+    machine, (before, after) = report["machine"], (report["load"]["before"], report["load"]["after"])
+    lines = [
+        f"{machine['python']}, {machine['platform']}, {machine['cpus']} CPUs",
+        ", ".join(f"{name} {version or '(none)'}" for name, version in machine["versions"].items()),
+        f"load average of 1, 5, 15 minutes: {before} before, {after} after; {report['took']:.0f} s in all",
+    ]
     if before and max(before[0], after[0]) > machine["cpus"]:
-        print("the machine was busy with other things: trust the ratios more than the times")
+        lines.append("the machine was busy with other things: trust the ratios more than the times")
+    return lines
+
+
+NOTE = "* computed, not measured. Eager execution waits for nothing: its retries follow each other at once."
+
+
+def show(report: dict[str, Any]) -> None:
+    print("\n".join([*table(report), "", NOTE, *machine_lines(report)]))
 
 
 # -- the command
@@ -310,8 +374,8 @@ def show(report: dict[str, Any]) -> None:
 
 def make_report(plan: Plan) -> dict[str, Any]:
     began, before, wait = time.monotonic(), load(), scheduled_wait()
-    runs = measure_all(plan, began)
-    check(runs, plan, wait)
+    runs, besides = measure_all(plan, began)
+    check(runs, besides, plan, wait)
     return {
         "machine": describe_machine(),
         "load": {"before": before, "after": load()},
@@ -319,6 +383,7 @@ def make_report(plan: Plan) -> dict[str, Any]:
         "wait": wait,
         "plan": asdict(plan),
         "cells": cells(runs, plan, wait),
+        "more": besides,
         "runs": runs,
     }
 
@@ -329,12 +394,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one round with fewer repetitions")
     parser.add_argument("--no-redis", action="store_true", help="leave out what needs redis-server")
     parser.add_argument("--show", type=Path, metavar="PATH", help="check and print what --json wrote; measure nothing")
+    parser.add_argument("--page", type=Path, metavar="PATH", help="with --show: write the page of the documentation")
     options = parser.parse_args(arguments)
+    if options.page is not None and options.show is None:
+        parser.error("--page: is made of what --json wrote; add --show PATH")
     if options.show is not None:
         report = json.loads(options.show.read_text("utf-8"))
         plan, wait = Plan(**report["plan"]), scheduled_wait()
-        check(report["runs"], plan, wait)
-        show(report | {"cells": cells(report["runs"], plan, wait), "wait": wait})
+        check(report["runs"], report["more"], plan, wait)
+        report |= {"cells": cells(report["runs"], plan, wait), "wait": wait}
+        show(report)
+        if options.page is not None:
+            options.page.write_text(page.page(report, table(report), machine_lines(report)), "utf-8")
         return
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json: there is no folder {options.json.absolute().parent}")

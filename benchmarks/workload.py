@@ -24,6 +24,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task
+def total(parts: list[int]) -> int:
+    executed["total"] += 1
+    return sum(parts)
+
+
 @app.task(
     bind=True,
     autoretry_for=(OSError,),

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,13 @@ from typing import Any
 import pytest
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
-ROWS = ["whole_test", "set_up", "body", "teardown", "round_trip", "schedule"]
+ROWS = ["whole_test", "set_up", "body", "teardown", "round_trip", "chord", "schedule"]
+#: What is measured of the plugin alone, in a quick run: the beginnings of its rows.
+MORE = [
+    "each of 100 tasks", "each of 300 tasks", "memory that each takes", "200 tests in one process", "memory that stays",
+    "threads after 100", "descriptors after 100", "greenlets after 100", "names of other libraries", "clock start",
+    "clock start", "pytest --collect-only",
+]  # fmt: skip
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,17 +54,20 @@ def benchmark_module() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RUN.parent))  # as for a script, whose neighbours it imports
         patch.setitem(sys.modules, "benchmark_run", module)  # dataclasses look their module up there
         spec.loader.exec_module(module)
     return module
 
 
-def test_a_quick_run_succeeds_and_prints_one_table(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_a_quick_run_succeeds_and_prints_its_tables(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     completed, _ = quick
     assert completed.returncode == 0, completed.stderr
     table = [line for line in completed.stdout.splitlines() if line.startswith("|")]
-    assert len(table) == len(ROWS) + 2
-    assert "1023 s (by the schedule) *" in table[-1]
+    contenders, alone = table[: len(ROWS) + 2], table[len(ROWS) + 2 :]
+    titles = [line.split("|")[1].strip() for line in alone[2:]]
+    assert all(title.startswith(begins) for title, begins in zip(titles, MORE, strict=True))
+    assert "1023 s (by the schedule) *" in contenders[-1]
     assert "not measured" in table[2]
 
 
@@ -67,7 +77,7 @@ def test_each_measured_cell_has_a_number(report: dict[str, Any], row: str, conte
     cell = report["cells"][row][contender]
     assert cell["measured"] is True
     assert 0 < cell["lowest"] <= cell["median"] <= cell["highest"]
-    assert cell["count"] >= {"round_trip": 200, "schedule": 5}.get(row, 30)
+    assert cell["count"] >= {"round_trip": 200, "chord": 5, "schedule": 5}.get(row, 30)
 
 
 def test_what_was_not_measured_is_not_a_number(report: dict[str, Any]) -> None:
@@ -177,11 +187,129 @@ def test_a_run_that_measured_something_else_is_refused(
     reason: str,
 ) -> None:
     plan, runs = benchmark_module.Plan(**report["plan"]), copy.deepcopy(report["runs"])
-    benchmark_module.check(runs, plan, 1023)
+    benchmark_module.check(runs, report["more"], plan, 1023)
     damage(runs)
     with pytest.raises(SystemExit) as refused:
-        benchmark_module.check(runs, plan, 1023)
+        benchmark_module.check(runs, report["more"], plan, 1023)
     assert reason in str(refused.value)
+
+
+def nothing_grew(more: dict[str, Any]) -> None:
+    more["growth"]["tasks"].pop()
+
+
+def task_left_out(more: dict[str, Any]) -> None:
+    more["growth"]["tasks"][1]["executed"] = {"add": 319}
+
+
+def some_tests_failed(more: dict[str, Any]) -> None:
+    more["growth"]["many"]["passed"] -= 1
+
+
+def looked_once(more: dict[str, Any]) -> None:
+    more["growth"]["many_without"]["surroundings"].pop()
+
+
+def without_the_plugin(more: dict[str, Any]) -> None:
+    more["growth"]["many"]["surroundings"][0]["names"] = []
+
+
+def clock_not_started(more: dict[str, Any]) -> None:
+    more["clock"]["plugin"] = [0.1]
+
+
+def clock_failed(more: dict[str, Any]) -> None:
+    more["clock"] = {"failed": "AssertionError"}
+
+
+def collected_nothing(more: dict[str, Any]) -> None:
+    more["unused"]["with"].clear()
+
+
+def suite_missing(more: dict[str, Any]) -> None:
+    del more["suite"]
+
+
+def suite_ended_otherwise(more: dict[str, Any]) -> None:
+    one = {"seconds": 1.0, "ends": {"test_a": "passed", "test_b": "passed"}, "code": 0}
+    more["suite"] = {"real": one, "ours": one | {"ends": {"test_a": "passed", "test_b": "error"}}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (nothing_grew, "growth: tests of 1 sizes ran"),
+        (task_left_out, "growth: a test of 300 tasks passed and executed {'add': 319}"),
+        (some_tests_failed, "growth: many: 199 of 200 tests did what they should"),
+        (looked_once, "growth: many_without: what could grow was looked at 1 times, not twice"),
+        (without_the_plugin, "growth: many: the plugin was not there"),
+        (clock_not_started, "clock: plugin started 1 times"),
+        (clock_failed, "clock: AssertionError"),
+        (collected_nothing, "unused: 0 runs with the plugin, 2 without"),
+        (suite_missing, "suite: nothing was measured"),
+        (suite_ended_otherwise, "suite: 2 tests on Redis, 2 in memory; ended otherwise: test_b"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_measured_besides_is_refused_as_well(
+    benchmark_module: ModuleType, report: dict[str, Any], damage: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    plan, more = benchmark_module.Plan(**report["plan"]), copy.deepcopy(report["more"])
+    damage(more)
+    with pytest.raises(SystemExit) as refused:
+        benchmark_module.check(report["runs"], more, plan, 1023)
+    assert reason in str(refused.value)
+
+
+def test_nothing_of_a_test_stays(report: dict[str, Any]) -> None:
+    first, last = report["more"]["growth"]["many"]["surroundings"]
+    for name in ("threads", "descriptors", "greenlets", "names"):
+        assert first[name] == last[name], name
+
+
+def test_of_a_test_no_more_memory_stays_than_of_one_without_the_plugin(
+    report: dict[str, Any], benchmark_module: ModuleType
+) -> None:
+    """Blocks of memory, which are counted; pytest keeps its items and reports, and this plugin a few numbers."""
+    report = copy.deepcopy(report)
+    growth = report["more"]["growth"]
+    page = benchmark_module.page
+    assert page._blocks(report) < page.BLOCKS
+    assert "in one process: pytest's" in page.page(report, [], [])
+    growth["many"]["surroundings"][1]["blocks"] += 1000 * (growth["many"]["count"] - 100)
+    leaking = page.page(report, [], [])
+    assert "in one process: linearly, 1" in leaking
+    assert f"| {page.BLOCKS} blocks | 1" in leaking
+
+
+def test_the_page_is_made_of_a_result(
+    quick: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any], tmp_path: Path
+) -> None:
+    completed, path = quick
+    made = tmp_path / "performance.md"
+    assert run("--show", str(path), "--page", str(made)).returncode == 0
+    page = made.read_text("utf-8")
+    for line in completed.stdout.splitlines():
+        if line.startswith("|"):
+            assert line in page
+    assert report["machine"]["python"] in page
+    assert page.count("reached |") == 9
+    assert "{" not in page
+    without = run("--page", str(made))
+    assert without.returncode == 2
+    assert "add --show PATH" in without.stderr
+
+
+def test_the_page_of_the_documentation_is_one_that_was_made(benchmark_module: ModuleType) -> None:
+    page = (RUN.parent.parent / "docs" / "performance.md").read_text("utf-8")
+    made = benchmark_module.page.PAGE
+    fixed = [part for part in re.split(r"\{\w+\}", made) if part.strip()]
+    assert len(fixed) == 6
+    position = 0
+    for part in fixed:
+        position = page.index(part, position)
+    assert "| 10,000" in page or "10,000 tasks in one test" in page
+    assert "start_worker, Redis" in page
 
 
 def test_a_plan_that_measures_nothing_is_refused(benchmark_module: ModuleType) -> None:
@@ -189,7 +317,7 @@ def test_a_plan_that_measures_nothing_is_refused(benchmark_module: ModuleType) -
     tests = [{"test": "test_round_trips", "outcome": "passed", "samples": [], "executed": {"add": 1}}]
     runs = [{"contender": name, "wall": 1.0, "tests": tests} for name in ("plugin", "eager")]
     with pytest.raises(SystemExit) as refused:
-        benchmark_module.check(runs, plan, 1023)
+        benchmark_module.check(runs, {}, plan, 1023)
     for row in ROWS:
         assert f"plugin: {row}: nothing was measured" in str(refused.value)
 
