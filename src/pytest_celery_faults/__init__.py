@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .timeline import Event, Site, Timeline
     from .views.callbacks import Callback, Callbacks
     from .views.letters import DeadLetterQueue, Letter
+    from .views.monitor import Monitor, Runtimes, WorkerStatus
     from .views.outcome import Outcome
     from .views.policy import RetryPolicy
     from .views.retries import RetryHistory, RetryRecorder
@@ -76,6 +77,7 @@ __all__ = [
     "Letter",
     "Message",
     "MessagesLostError",
+    "Monitor",
     "OtherClockError",
     "Outcome",
     "PolicyNotFollowedError",
@@ -84,6 +86,7 @@ __all__ = [
     "RetryPolicy",
     "RetryRecorder",
     "Revoke",
+    "Runtimes",
     "Sent",
     "SentMessage",
     "SentSignal",
@@ -96,6 +99,7 @@ __all__ = [
     "WaitNeverEndsError",
     "WorkerControl",
     "WorkerDiedError",
+    "WorkerStatus",
     "WrongThreadError",
     "inject",
     "redis_client",
@@ -122,12 +126,14 @@ _HOMES = {
     "Injection": "injection",
     "Letter": "views.letters",
     "Message": "messages",
+    "Monitor": "views.monitor",
     "Outcome": "views.outcome",
     "redis_client": "clients",
     "RetryHistory": "views.retries",
     "RetryPolicy": "views.policy",
     "RetryRecorder": "views.retries",
     "Revoke": "faults",
+    "Runtimes": "views.monitor",
     "Sent": "views.sent",
     "SentMessage": "recorder",
     "SentSignal": "signal_log",
@@ -136,6 +142,7 @@ _HOMES = {
     "Sleep": "faults",
     "Timeline": "timeline",
     "WorkerControl": "worker",
+    "WorkerStatus": "views.monitor",
 }
 
 

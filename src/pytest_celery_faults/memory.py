@@ -137,6 +137,7 @@ class Socket(FakeSocket, Readable):
     """A client's end of a connection to the server."""
 
     _server: Server
+    came_at: float = 0.0
     reads: int = 0
 
     def __init__(self, *args: Any, role: str | None = None, **kwargs: Any) -> None:

@@ -88,12 +88,12 @@ IN_STORE = Difference(
     frames=("backend.mark_as_done", "backend.store_result"),
 )
 IN_RETRY = Difference(
-    "The stored traceback has a frame of the plugin before the task's body, and two before `Task.retry`.",
-    frames=("injection.run", "harness.retry", "harness._retry"),
+    "The stored traceback has a frame of the plugin before the task's body, and one before `Task.retry`.",
+    frames=("injection.run", "harness.retry"),
 )
 IN_AUTORETRY = Difference(
-    "The stored traceback has two frames of the plugin before `Task.retry`, and one before the task's body.",
-    frames=("harness.retry", "harness._retry", "injection.run"),
+    "The stored traceback has a frame of the plugin before `Task.retry`, and one before the task's body.",
+    frames=("harness.retry", "injection.run"),
 )
 IN_LOOP = Difference(
     "The stored traceback has a frame of the plugin before the task's body, and two in the event loop, which waits in "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from celery.app import trace
+from celery.app.task import Task
 from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 from fidelity_all import SCENARIOS
@@ -21,7 +22,6 @@ from kombu.transport import virtual
 
 from pytest_celery_faults.backend import Backend, Drainer
 from pytest_celery_faults.broker import Channel, QoS, Transport
-from pytest_celery_faults.harness import Harness
 from pytest_celery_faults.hub import Timer
 from pytest_celery_faults.memory import Pipeline
 from pytest_celery_faults.pool import Pool
@@ -94,8 +94,8 @@ def later_by(seconds: float) -> Callable[[Any], Any]:
 
 
 def a_second_more(original: Any) -> Any:
-    def retry(self: Any, celery_retry: Any, task: Any, args: Any, kwargs: Any) -> Any:
-        return original(self, celery_retry, task, args, {**kwargs, "countdown": kwargs["countdown"] + 1})
+    def retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(task, *args, **{**kwargs, "countdown": kwargs["countdown"] + 1})
 
     return retry
 
@@ -266,7 +266,7 @@ SABOTAGE = {
     ),
     "a retry with a second more than asked for": Sabotage(
         "manual_retry_then_success", Told("by_role retry_once#1 in child", "1.3"),
-        Harness, "_retry", a_second_more,
+        Task, "retry", a_second_more,
     ),
     "an early ack that is late": Sabotage(
         "success_of_a_slow_task_acked_early", Told("times of settling of nap#1"),
