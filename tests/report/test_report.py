@@ -179,6 +179,29 @@ def test_an_interrupted_run_has_what_there_is(shop):
     result.stdout.fnmatch_lines(["report: *report.html"])
 
 
+def test_what_is_secret_by_its_name_is_not_on_the_page(shop):
+    shop.test("""
+        from shop import app
+
+        @app.task
+        def login(user, password, **more):
+            raise KeyError(user)
+
+        def test_it(celery_faults, celery_dlq):
+            secret = "hunter" + "2"
+            login.delay("ann", secret, x_api_key=secret, options={"Auth-Token": secret})
+            celery_faults.worker.drain()
+            assert celery_dlq[0].args == ["ann", secret]
+    """)
+    page, result = report(shop)
+    result.assert_outcomes(passed=1)
+    call = "'ann', ***, x_api_key=***, options={'Auth-Token': ***}"
+    record = page.record("test_it")
+    assert record["tasks"][0]["call"] == call
+    assert record["dead"][0][-1] == call
+    assert "hunter2" not in page.text
+
+
 def test_a_page_about_no_test_says_so(shop):
     shop.test("def test_it(): pass\ndef test_fails(): assert 0\n")
     page, result = report(shop)
