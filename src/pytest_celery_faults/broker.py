@@ -124,7 +124,7 @@ class Broker:
     @property
     def queues(self) -> dict[str, int]:
         """The number of messages that wait in each declared queue."""
-        return {queue: len(self._raw_messages(queue)) for queue in list(self._declared)}
+        return {queue: sum(map(self._length, self._keys(queue))) for queue in self._declared}
 
     def messages(self, queue: str) -> list[Message]:
         """The messages in a queue, in the order in which they would be delivered.
@@ -145,8 +145,8 @@ class Broker:
         channel = self._any_channel()
         if channel is None:
             return []
-        held = self.client.hgetall(channel.unacked_key)
-        order = self.client.zrange(channel.unacked_index_key, 0, -1)
+        held = self.client.hgetall(channel.global_keyprefix + channel.unacked_key)
+        order = self.client.zrange(channel.global_keyprefix + channel.unacked_index_key, 0, -1)
         found = []
         for tag in order:
             if tag in held:
@@ -224,7 +224,7 @@ class Broker:
             assert channel is not None
             step = channel._get_message_priority(message, reverse=False)
             push = self.client.rpush if in_place else self.client.lpush
-            push(channel._q_for_pri(queue, step), json.dumps(message))
+            push(channel.global_keyprefix + channel._q_for_pri(queue, step), json.dumps(message))
 
         if seconds:
             headers = headers_of(payload)
@@ -258,15 +258,20 @@ class Broker:
     def _oldest_delivery(self) -> int | None:
         return min((next(iter(held.values())) for held in (self._held, self._orphans) if held), default=None)
 
-    def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
+    def _keys(self, queue: str) -> list[str]:
+        """The lists of a queue, that of its highest priority first."""
         channel = self._any_channel()
         if channel is None:
             return []
-        found: list[dict[str, Any]] = []
-        keys = dict.fromkeys(channel._q_for_pri(queue, step) for step in channel.priority_steps)
-        for key in keys:
-            found += [json.loads(item) for item in reversed(self.client.lrange(key, 0, -1))]
-        return found
+        steps = dict.fromkeys(channel._q_for_pri(queue, step) for step in channel.priority_steps)
+        return [channel.global_keyprefix + key for key in steps]
+
+    def _length(self, key: str) -> int:
+        # Each test asks for it in the end: a client would be a connection and a command for each list.
+        return self._server.length_of(self._db, key)
+
+    def _raw_messages(self, queue: str) -> list[dict[str, Any]]:
+        return [json.loads(item) for key in self._keys(queue) for item in reversed(self.client.lrange(key, 0, -1))]
 
     def _came_back_too_often(self, delivery_tag: str) -> bool:
         """Whether a message that is requeued has used up its delivery limit; counts its coming back.

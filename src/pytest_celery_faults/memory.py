@@ -89,6 +89,12 @@ class Server(FakeServer):
         if outside is not None and not self.simulation.here:
             outside.notify()
 
+    def length_of(self, db: int, key: str) -> int:
+        """How many items are in a list."""
+        with self.lock:
+            item = self.dbs[db].get(key.encode())
+        return len(item.value) if item is not None else 0
+
     def command_blocks_here(self) -> bool:
         return self.simulation.can_wait
 

@@ -35,6 +35,29 @@ def test_a_message_in_its_queue_is_decoded(celery_faults, broker, add):
     assert repr(message).startswith("Message(queue='later', task='shop.add'")
 
 
+@pytest.mark.parametrize("manners", ["redis", "rabbitmq"])
+def test_keys_with_a_prefix(bare_app, build, manners):
+    bare_app.conf.broker_transport_options = {"global_keyprefix": "shop-"}
+
+    @bare_app.task(name="shop.noted", shared=False)
+    def noted():
+        return "noted"
+
+    faults = build(broker=manners)
+    noted.apply_async(queue="later")
+    noted.apply_async(queue="later", priority=3)
+    assert faults.broker.queues["later"] == faults.monitor.queues["later"] == 2
+    assert [message.task for message in faults.broker.messages("later")] == ["shop.noted"] * 2
+    noted.apply_async(countdown=60)
+    faults.worker.advance(1)
+    assert [message.task for message in faults.broker.unacked] == ["shop.noted"]
+    assert b"shop-unacked" in faults.broker.client.keys("shop-*")
+    faults.assert_nothing_lost()
+    with faults.inject(Delay(5), task=noted):
+        assert noted.delay().get() == "noted"
+    assert faults.clock.elapsed == 6
+
+
 def test_a_message_of_a_task_tells_its_parent_and_its_retries(celery_faults, broker, app, worker, add):
     @app.task(bind=True, name="shop.parent")
     def parent(self):
