@@ -8,6 +8,7 @@ https://docs.celeryq.dev/en/stable/userguide/tasks.html#hiding-sensitive-informa
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,8 +41,7 @@ class Secrets:
     """What is masked: values with a name that one of the globs matches."""
 
     def __init__(self, patterns: Iterable[str] = DEFAULT) -> None:
-        globs = [fnmatch.translate(_plain(pattern)) for pattern in patterns]
-        self._pattern = re.compile("|".join(globs)) if globs else None
+        self._pattern = _compiled(tuple(patterns))
 
     def has(self, name: object) -> bool:
         """Whether a name is that of a secret."""
@@ -128,6 +128,12 @@ def _parameters(task: Any) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+@functools.cache  # each test of a run has the same
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+    globs = [fnmatch.translate(_plain(pattern)) for pattern in patterns]
+    return re.compile("|".join(globs)) if globs else None
 
 
 def _plain(name: str) -> str:
