@@ -91,6 +91,25 @@ def test_callbacks(run):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("at", ["start", "publish"])
+def test_what_a_fault_may_strike(run, at):
+    fault = {"start": "OSError", "publish": "Drop()"}[at]
+    result = run(f"""
+        from pytest_celery_faults import Drop
+
+        seen = []
+
+        def test_it(celery_faults):
+            celery_faults.inject({fault}, at={at!r}, when=lambda execution: seen.append(execution) or True)
+            login.delay("ann", password="hunter2")
+            celery_faults.worker.drain()
+            [execution] = seen
+            assert repr(execution) == "<Execution shop.login('ann', password=***) from 'celery'>"
+            assert execution.kwargs == {{"password": "hunter2"}}
+""")
+    result.assert_outcomes(passed=1)
+
+
 def test_the_names_are_the_users(run):
     result = run(
         """

@@ -36,6 +36,7 @@ from .faults import (
 )
 from .messages import decode_arguments, headers_of, identity_of
 from .recorder import Recorder
+from .secrets import Shown
 from .simulation import TASK_RANK, Fiber, Simulation
 from .targets import Target, find_target
 from .timeline import Event
@@ -60,10 +61,17 @@ class Execution:
     retries: int
     queue: str
     redelivered: bool
-    headers: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, Any]
     #: Whether it stands for a message: at ``publish``, ``receive`` and ``ack``.
-    is_message: bool = field(default=False, repr=False)
-    time_limits: Mapping[str, float | None] = field(repr=False, default_factory=lambda: dict.fromkeys(LIMITS))
+    is_message: bool = False
+    time_limits: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(LIMITS))
+    shown: Shown | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        words = self.shown.words(self.name, self.args, self.kwargs, self.headers) if self.shown is not None else []
+        retry = f", retry {self.retries}" if self.retries else ""
+        redelivered = ", redelivered" if self.redelivered else ""
+        return f"<Execution {self.name}({', '.join(words)}) from {self.queue!r}{retry}{redelivered}>"
 
 
 @dataclass(frozen=True)
@@ -396,6 +404,7 @@ class Injector:
                 "time_limit": hard or task.time_limit or default_hard,
                 "soft_time_limit": soft or task.soft_time_limit or default_soft,
             },
+            shown=self._recorder.shown,
         )
 
     def strike(
@@ -445,6 +454,7 @@ class Injector:
             redelivered=bool(info.get("redelivered")),
             headers=headers,
             is_message=True,
+            shown=self._recorder.shown,
         )
         fired = self.strike(point, execution, but)
         return None if fired is None else (fired.plan.fault, fired.number)
