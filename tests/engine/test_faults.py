@@ -591,8 +591,11 @@ def test_terminated_while_it_runs(celery_faults, worker, work, log, at):
 
 def test_revoked_without_terminate_while_it_runs_it_goes_on(celery_faults, worker, work, log):
     celery_faults.inject(Revoke(), at="start")
-    assert work.delay(10).get() == "done"
+    result = work.delay(10)
+    worker.drain()
     assert log == ["begins", "ends"]
+    # Not by `get()`: Celery 5.6.2 and 5.6.3 store REVOKED at once, which is what a caller who waits then hears of.
+    assert result.state == "SUCCESS"
 
 
 # -- together
