@@ -120,7 +120,7 @@ def test_the_comparison_sees_how_a_test_ends(tmp_path, nowhere):
         tmp_path / "ours", nowhere, "--celery-faults", "--celery-faults-takeover=false", "-k", "TestDouble or skipped"
     )
     assert found == {
-        "test_start_worker.TestDouble::test_one": "error",
-        "test_start_worker.TestDouble::test_two": "error",
+        "test_own_worker.TestDouble::test_one": "error",
+        "test_own_worker.TestDouble::test_two": "error",
         "test_session_scope::test_skipped": "skipped pytest.skip",
     }

@@ -1,4 +1,8 @@
-"""With ``start_worker`` itself: in a block, and for a ``unittest.TestCase``."""
+"""With ``start_worker`` itself: in a block, and for a ``unittest.TestCase``.
+
+The module comes before the one that has a worker for the session: two real ones in a process share kombu's event loop,
+and now and then one of them waits for ever at a connection of the other.
+"""
 
 import os
 import unittest
