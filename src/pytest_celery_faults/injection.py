@@ -36,7 +36,7 @@ from .faults import (
 )
 from .messages import decode_arguments, headers_of, identity_of
 from .recorder import Recorder
-from .secrets import Shown
+from .secrets import Secrets
 from .simulation import TASK_RANK, Fiber, Simulation
 from .targets import Target, find_target
 from .timeline import Event
@@ -65,10 +65,11 @@ class Execution:
     #: Whether it stands for a message: at ``publish``, ``receive`` and ``ack``.
     is_message: bool = False
     time_limits: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(LIMITS))
-    shown: Shown | None = field(default=None, compare=False)
+    #: What is masked. Nothing here may lead to the harness: the stack of a killed task stays, an execution in it.
+    secrets: Secrets = field(default_factory=Secrets, compare=False)
 
     def __repr__(self) -> str:
-        words = self.shown.words(self.name, self.args, self.kwargs, self.headers) if self.shown is not None else []
+        words = self.secrets.words(self.task, self.args, self.kwargs, self.headers)
         retry = f", retry {self.retries}" if self.retries else ""
         redelivered = ", redelivered" if self.redelivered else ""
         return f"<Execution {self.name}({', '.join(words)}) from {self.queue!r}{retry}{redelivered}>"
@@ -404,7 +405,7 @@ class Injector:
                 "time_limit": hard or task.time_limit or default_hard,
                 "soft_time_limit": soft or task.soft_time_limit or default_soft,
             },
-            shown=self._recorder.shown,
+            secrets=self._recorder.shown.secrets,
         )
 
     def strike(
@@ -454,7 +455,7 @@ class Injector:
             redelivered=bool(info.get("redelivered")),
             headers=headers,
             is_message=True,
-            shown=self._recorder.shown,
+            secrets=self._recorder.shown.secrets,
         )
         fired = self.strike(point, execution, but)
         return None if fired is None else (fired.plan.fault, fired.number)

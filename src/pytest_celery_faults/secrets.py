@@ -64,12 +64,37 @@ class Secrets:
         ]
         return shown, self.masked(kwargs)
 
+    def words(
+        self,
+        task: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        headers: Mapping[str, Any] | None = None,
+        text_of: Callable[[object], str] = safe_repr,
+    ) -> list[str]:
+        """The arguments of a message, each in the words in which it may be shown.
+
+        Args:
+            task: what is called; ``None``: nobody knows it.
+            args, kwargs: what it is called with.
+            headers: of the message, with Celery's ``argsrepr`` and ``kwargsrepr``.
+            text_of: says one value.
+        """
+        shown, named = self.arguments(task, args, kwargs)
+        told = headers or {}
+        positional = _own_words(told.get("argsrepr"), args, shown, "()[]")
+        keywords = _own_words(told.get("kwargsrepr"), kwargs, named, "{}")
+        return [
+            *(map(text_of, shown) if positional is None else positional),
+            *((f"{name}={text_of(value)}" for name, value in named.items()) if keywords is None else keywords),
+        ]
+
 
 class Shown:
     """How the arguments of a test's messages are shown."""
 
     def __init__(self, secrets: Secrets, tasks: Callable[[], Mapping[str, Any]]) -> None:
-        self._secrets = secrets
+        self.secrets: Secrets = secrets
         self._tasks = tasks
 
     def words(
@@ -80,22 +105,8 @@ class Shown:
         headers: Mapping[str, Any] | None = None,
         text_of: Callable[[object], str] = safe_repr,
     ) -> list[str]:
-        """The arguments of a message, each in the words in which it may be shown.
-
-        Args:
-            task: the name of the task that is called.
-            args, kwargs: what it is called with.
-            headers: of the message, with Celery's ``argsrepr`` and ``kwargsrepr``.
-            text_of: says one value.
-        """
-        shown, named = self._secrets.arguments(self._tasks().get(task) if task else None, args, kwargs)
-        told = headers or {}
-        positional = _own_words(told.get("argsrepr"), args, shown, "()[]")
-        keywords = _own_words(told.get("kwargsrepr"), kwargs, named, "{}")
-        return [
-            *(map(text_of, shown) if positional is None else positional),
-            *((f"{name}={text_of(value)}" for name, value in named.items()) if keywords is None else keywords),
-        ]
+        """The arguments of a message to the task of that name, as `Secrets.words`."""
+        return self.secrets.words(self._tasks().get(task) if task else None, args, kwargs, headers, text_of)
 
 
 def _own_words(said: object, values: Any, masked: Any, brackets: str) -> list[str] | None:
