@@ -49,30 +49,38 @@ SLOW = """
 
 
 class Terminal:
-    """Pytest on a pseudo-terminal: all that was written, and the screen after each part of it."""
+    """Pytest on a pseudo-terminal: all that was written, and the screen before each time something is taken away.
+
+    What was written is looked at when all of it is there: how much of it one read gets depends on the machine's load.
+    """
 
     def __init__(self, command: list[str], folder: str, environment: dict[str, str]) -> None:
         self.screen = pyte.HistoryScreen(100, 60, history=1000)
-        self.written = ""
+        self.code, written = self._run(command, folder, environment)
+        self.written = written.decode()
         self.screens: list[list[str]] = []
         stream = pyte.ByteStream(self.screen)
+        for part in re.split(rb"(?=\r\x1b\[2K)", written):
+            stream.feed(part)
+            self.screens.append(self.lines())
+
+    @staticmethod
+    def _run(command: list[str], folder: str, environment: dict[str, str]) -> tuple[int, bytes]:
         pid, master = pty.fork()
         if pid == 0:
             os.chdir(folder)
             os.execvpe(command[0], command, environment)  # noqa: S606
+        written = b""
         until = time.monotonic() + 60
         while time.monotonic() < until:
             if not select.select([master], [], [], 1)[0]:
                 continue
             try:
-                data = os.read(master, 65536)
+                written += os.read(master, 65536)
             except OSError:  # the other end is closed
                 break
-            self.written += data.decode()
-            stream.feed(data)
-            self.screens.append(self.lines())
         os.close(master)
-        self.code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
 
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.screen.display if line.strip()]
