@@ -62,4 +62,4 @@ def async_to_sync(driver: Any) -> None:
 )
 def async_to_sync_soft_limit(driver: Any) -> None:
     driver.get(tasks.to_sync_soft.delay())
-    driver.pass_time(0.6)
+    driver.pass_time(1.5)

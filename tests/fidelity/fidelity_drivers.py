@@ -222,6 +222,7 @@ class Driver:
     def __init__(self, *hostnames: str) -> None:
         self.raw = Raw(hostnames)
         self.stopped = False
+        self._waited_for: list[AsyncResult] = []
 
     # -- what scenarios call
 
@@ -236,6 +237,7 @@ class Driver:
         self.raw.waits += 1
         if isinstance(result, AsyncResult):
             self.track(result)
+            self._waited_for.append(result)
         else:
             self.raw.waits_for_groups += 1
         try:
@@ -244,7 +246,7 @@ class Driver:
             assert timeout != 10, f"no result within {timeout:g} s: {result!r}\n{self.state()}"
             outcome = f"gave up with {exc!r}"
         except Exception as exc:
-            outcome = f"raised {type(exc).__module__}.{scenario_app.safe_repr(exc)}"
+            outcome = _raised(exc)
         self.raw.seen.append((result.id, outcome))
         scenario_app.record("got", result.id)
 
@@ -329,6 +331,22 @@ class Driver:
             raw.keys[text] = self.results.ttl(key)
             if text.startswith("celery-task-meta-"):
                 raw.stored[text.removeprefix("celery-task-meta-")] = self.results.get(key)
+        for result in self._waited_for:
+            metas = [app.backend.decode_result(raw.stored[one]) for one in _ids_of(result) if raw.stored.get(one)]
+            raw.failures[result.id] = sorted(
+                {_raised(meta["result"]) for meta in metas if isinstance(meta["result"], BaseException)}
+            )
+
+
+def _ids_of(result: Any) -> Iterator[str]:
+    """A result and all before it."""
+    while result is not None:
+        yield from (one.id for one in getattr(result, "results", [result]))
+        result = result.parent
+
+
+def _raised(error: BaseException) -> str:
+    return f"raised {type(error).__module__}.{scenario_app.safe_repr(error)}"
 
 
 def driven(method: Callable[..., Any]) -> Callable[..., Any]:

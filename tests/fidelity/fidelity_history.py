@@ -32,7 +32,9 @@ Not compared, and why
     a part of what the scenario declares, and never nothing.
     A traceback's lines: only its functions.
     A log record's arguments: they hold ids, times and process ids. Records below WARNING.
-    What the caller gets where Celery stores two ends of a task, one right after the other.
+    What the caller gets where Celery stores two ends of a task, one right after the other. Which failure it gets
+    where both the task and one before it have failed, as of a chord's body and its header: it looks for both by
+    turns. That it is one of them is compared, and which there are.
     ``KeyboardInterrupt`` in a task: here it ends the test, by design. A task that kills its own process would kill
     the test.
 """
@@ -94,6 +96,8 @@ class Raw:
     tracked: list[str] = field(default_factory=list)
     #: What the sender saw: of a result (with its id), or anything else.
     seen: list[tuple[str | None, Any]] = field(default_factory=list)
+    #: For a result that the sender waited for: its own failure, and those of what came before it.
+    failures: dict[str, list[str]] = field(default_factory=dict)
     stored: dict[str, Any] = field(default_factory=dict)
     queues: dict[str, list[Any]] = field(default_factory=dict)
     unacked: list[Any] = field(default_factory=list)
@@ -140,11 +144,15 @@ class History:
         self.starts: dict[str, list[float]] = defaultdict(list)
         self.planned: dict[str, list[float]] = defaultdict(list)
         self._sort_records()
-        self.seen = [(self._plain(one), self._plain(value)) for one, value in raw.seen]
+        self.seen = [(self._plain(one), self._plain(self._any_failure(one, value))) for one, value in raw.seen]
         self.stored = {label: self._stored(raw.stored.get(one)) for one, label in self.labels.items()}
         self.queues = {queue: [self._message(one) for one in held] for queue, held in raw.queues.items()}
         self.unacked = sorted(str(self._message(one)) for one in raw.unacked)
         self.keys = sorted(f"{self._plain(key)}{_expiry(ttl)}" for key, ttl in raw.keys.items())
+
+    def _any_failure(self, one: str | None, value: Any) -> Any:
+        failures = self._raw.failures.get(one or "", [])
+        return f"one of: {', '.join(failures)}" if len(failures) > 1 and value in failures else value
 
     def _label_ids(self) -> None:
         names: dict[str, str] = {}

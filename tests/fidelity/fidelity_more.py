@@ -147,9 +147,9 @@ def task_class_with_a_call_of_its_own(driver: Any) -> None:
 def progress(driver: Any) -> None:
     result = tasks.progressing.delay()
     driver.until("prerun", result)
-    driver.pass_time(0.15)
+    driver.pass_time(0.5)
     driver.observe((result.state, result.info))
-    driver.pass_time(0.3)
+    driver.pass_time(1)
     driver.observe((result.state, result.info))
     driver.get(result)
 
@@ -200,7 +200,7 @@ def stamps_of_a_retry(driver: Any) -> None:
 
 @scenario()
 def revoked_by_a_stamp(driver: Any) -> None:
-    busy = tasks.nap.delay(0.8)
+    busy = tasks.nap.delay(2)
     driver.until("note", busy)
     signature = tasks.stamped.s()
     signature.stamp(batch="7")
@@ -298,9 +298,9 @@ def deduplicated_after_it_was_killed(driver: Any) -> None:
 # With one message for each worker that is not acknowledged yet, a busy one takes no other.
 @scenario(workers=2, worker_prefetch_multiplier=1)
 def several_workers(driver: Any) -> None:
-    first = tasks.late_nap.delay(0.6)
+    first = tasks.late_nap.delay(2)
     driver.until("note", first)
-    second = tasks.late_nap.delay(0.9)
+    second = tasks.late_nap.delay(3)
     driver.get(first)
     driver.get(second)
 
@@ -320,7 +320,7 @@ def chord_of_several_workers(driver: Any) -> None:
 )
 def warm_shutdown_and_restart(driver: Any) -> None:
     driver.start()
-    running = tasks.nap.delay(0.6)
+    running = tasks.nap.delay(2)
     driver.until("note", running)
     prefetched, delayed = tasks.nap.delay(0), tasks.nap.apply_async((0,), countdown=5)
     driver.until("received", delayed)

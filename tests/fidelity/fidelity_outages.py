@@ -128,11 +128,11 @@ def sent_while_the_broker_is_down(driver: Any) -> None:
 def backend_gone_while_a_result_is_stored(driver: Any) -> None:
     driver.start()
     driver.get(add.delay(1, 1))
-    result = tasks.nap.delay(0.8)
+    result = tasks.nap.delay(2)
     driver.track(result)
     driver.until("note", result)
     with driver.backend_down():
-        driver.pass_time(2.5)
+        driver.pass_time(3.7)
     driver.settle()
     driver.observe(result.state)
 

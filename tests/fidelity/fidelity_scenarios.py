@@ -181,9 +181,9 @@ def task_applied_eagerly_inside_a_task(driver: Any) -> None:
 
 @scenario()
 def state_while_running(driver: Any) -> None:
-    result = tasks.tracked.delay(0.5)
+    result = tasks.tracked.delay(2)
     driver.until("prerun", result)
-    driver.pass_time(0.2)
+    driver.pass_time(0.5)
     driver.observe(result.state)
     driver.get(result)
 
@@ -287,9 +287,9 @@ def autoretry_not_for_this(driver: Any) -> None:
 
 @scenario()
 def state_between_retries(driver: Any) -> None:
-    result = tasks.retry_once.delay(0.6)
+    result = tasks.retry_once.delay(2)
     driver.until("postrun", result)
-    driver.pass_time(0.3)
+    driver.pass_time(0.5)
     driver.observe((result.state, repr(result.result)))
     driver.get(result)
 
@@ -573,14 +573,14 @@ def hard_limit_in_a_chord(driver: Any) -> None:
 
 @scenario()
 def expired_before_start(driver: Any) -> None:
-    busy = tasks.sleeper.delay(0.6)
+    busy = tasks.sleeper.delay(2)
     driver.until("prerun", busy)
     driver.get(tasks.add.apply_async((1, 2), expires=0.3))
 
 
 @scenario()
 def revoked_before_start(driver: Any) -> None:
-    busy = tasks.sleeper.delay(0.6)
+    busy = tasks.sleeper.delay(2)
     driver.until("prerun", busy)
     result = tasks.add.delay(1, 2)
     driver.until("received", result)
@@ -590,7 +590,7 @@ def revoked_before_start(driver: Any) -> None:
 
 @scenario()
 def revoked_with_errback(driver: Any) -> None:
-    busy = tasks.sleeper.delay(0.6)
+    busy = tasks.sleeper.delay(2)
     driver.until("prerun", busy)
     result = tasks.add.apply_async((1, 2), link_error=tasks.errback.s())
     driver.until("received", result)
@@ -600,7 +600,7 @@ def revoked_with_errback(driver: Any) -> None:
 
 @scenario()
 def revoked_while_waiting_for_its_eta(driver: Any) -> None:
-    result = tasks.add.apply_async((1, 2), countdown=0.4)
+    result = tasks.add.apply_async((1, 2), countdown=2)
     driver.until("received", result)
     result.revoke()
     driver.get(result)
@@ -644,7 +644,7 @@ def terminated_then_the_next_task(driver: Any) -> None:
 
 @scenario()
 def revoked_without_terminate_while_running(driver: Any) -> None:
-    result = tasks.sleeper.delay(0.6)
+    result = tasks.sleeper.delay(2)
     driver.until("note", result)
     result.revoke()
     driver.get(result)
@@ -665,7 +665,7 @@ def countdowns_out_of_order(driver: Any) -> None:
 
 @scenario(worker_prefetch_multiplier=1)
 def priorities_with_a_busy_worker(driver: Any) -> None:
-    busy = tasks.sleeper.delay(0.6)
+    busy = tasks.sleeper.delay(2)
     driver.until("prerun", busy)
     # Acked as it started, so the worker takes one more message, and holds it whatever comes later.
     held = tasks.linked.apply_async((9,), priority=9)
@@ -677,7 +677,7 @@ def priorities_with_a_busy_worker(driver: Any) -> None:
 
 @scenario(worker_prefetch_multiplier=1)
 def priorities_with_a_busy_worker_acked_late(driver: Any) -> None:
-    busy = tasks.late_sleeper.delay(0.6)
+    busy = tasks.late_sleeper.delay(2)
     driver.until("prerun", busy)
     results = [tasks.linked.apply_async((n,), priority=n) for n in (9, 6, 3, 0)]
     driver.pass_time(0.2)
@@ -1312,7 +1312,7 @@ def signals_of_a_retry(driver: Any) -> None:
 
 @scenario(alone=True)
 def signals_of_a_task_revoked_before_it_runs(driver: Any) -> None:
-    busy = tasks.sleeper.delay(0.6)
+    busy = tasks.sleeper.delay(2)
     driver.until("note", busy)
     result = tasks.add.delay(1, 2)
     driver.until("received", result)
@@ -1451,7 +1451,7 @@ def signals_of_a_message_that_is_no_task(driver: Any) -> None:
 @scenario(fresh=True, alone=True)
 def signals_of_a_warm_shutdown(driver: Any) -> None:
     driver.start()
-    running = tasks.sleeper.delay(0.5)
+    running = tasks.sleeper.delay(2)
     driver.until("note", running)
     driver.stop(warm=True)
 
@@ -1496,7 +1496,7 @@ def signals_of_a_cold_shutdown_with_nothing_to_do(driver: Any) -> None:
     ),
 )
 def warm_shutdown(driver: Any) -> None:
-    running = tasks.sleeper.delay(0.8)
+    running = tasks.sleeper.delay(2)
     prefetched = tasks.add.delay(1, 1)
     delayed = tasks.add.apply_async((2, 2), countdown=30)
     driver.until("note", running)
@@ -1507,7 +1507,7 @@ def warm_shutdown(driver: Any) -> None:
 
 @scenario(fresh=True)
 def cold_shutdown(driver: Any) -> None:
-    running = tasks.sleeper.delay(0.8)
+    running = tasks.sleeper.delay(10)
     prefetched = tasks.add.delay(1, 1)
     driver.until("note", running)
     driver.until("received", prefetched)
@@ -1517,7 +1517,7 @@ def cold_shutdown(driver: Any) -> None:
 
 @scenario(fresh=True)
 def cold_shutdown_acked_late(driver: Any) -> None:
-    running = tasks.late_sleeper.delay(0.8)
+    running = tasks.late_sleeper.delay(10)
     driver.until("note", running)
     driver.stop(warm=False)
     driver.observe(running.state)

@@ -195,5 +195,5 @@ def long_at_first(self: Any, seconds: float) -> str:
 def progressing(self: Any) -> str:
     for step in range(3):
         self.update_state(state="PROGRESS", meta={"step": step})
-        time.sleep(0.3)
+        time.sleep(1)
     return "done"

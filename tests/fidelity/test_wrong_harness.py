@@ -426,3 +426,20 @@ def test_broken_on_purpose_it_is_told(
     assert found, "no difference is told"
     if not any(told.is_in(entry) for entry in found):
         pytest.fail("\n".join([f"not told: {told}", *found]))
+
+
+@pytest.mark.parametrize(
+    ("got", "failures", "is_alike"),
+    [
+        ("raised Header", ["raised Body", "raised Header"], True),
+        ("raised Other", ["raised Body", "raised Header"], False),
+        ("raised Header", ["raised Header"], False),
+    ],
+)
+def test_of_two_failures_the_caller_gets_either(got: str, failures: list[str], is_alike: bool) -> None:
+    """A chord's body and its header have both failed, and it looks for both by turns."""
+    scenario = next(one for one in SCENARIOS if one.name == "chord_with_a_failing_header")
+    both = ["raised Body", "raised Header"]
+    real = History(Raw((), seen=[("body", "raised Body")], failures={"body": both}))
+    here = History(Raw((), seen=[("body", got)], failures={"body": failures}))
+    assert any(entry.startswith("seen") for entry in differences(real, here, scenario)) is not is_alike
