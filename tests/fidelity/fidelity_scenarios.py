@@ -1133,6 +1133,7 @@ def hook_on_success_raises(driver: Any) -> None:
 
 
 @scenario(
+    stored_twice=True,
     shows=Shows(
         "An `on_failure` that raises is called a second time, and its exception takes the place of the "
         "task's in `task_failure` and in the result.",
