@@ -1142,7 +1142,7 @@ def hook_on_success_raises(driver: Any) -> None:
             and real.count("main: failure {'exception': \"RuntimeError('on_failure')\"") == 1
             and real.stored["bad_on_failure#1"]["result"]["exc_type"] == "RuntimeError"
         ),
-    )
+    ),
 )
 def hook_on_failure_raises(driver: Any) -> None:
     driver.get(tasks.bad_on_failure.delay())
