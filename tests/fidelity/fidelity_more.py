@@ -320,9 +320,9 @@ def chord_of_several_workers(driver: Any) -> None:
 )
 def warm_shutdown_and_restart(driver: Any) -> None:
     driver.start()
-    running = tasks.nap.delay(2)
+    running = tasks.nap.delay(1)
     driver.until("note", running)
-    prefetched, delayed = tasks.nap.delay(0), tasks.nap.apply_async((0,), countdown=5)
+    prefetched, delayed = tasks.nap.delay(0), tasks.nap.apply_async((0,), countdown=8)
     driver.until("received", delayed)
     driver.stop(warm=True)
     driver.restart()
