@@ -335,7 +335,7 @@ async def test_a_coroutine_may_still_act(celery_faults):
     def pop():
         return celery_faults.broker.client.blpop("key")[1].decode()
     async def push():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
         celery_faults.broker.client.lpush("key", "value")
     assert await asyncio.gather(celery_faults.worker.aget(pop.delay()), push()) == ["value", None]
 
