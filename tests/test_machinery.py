@@ -291,7 +291,7 @@ def test_broken_on_purpose_it_makes_tests_fail(shop, monkeypatch, how):
 
 
 ASYNC_TESTS = """
-import _thread, asyncio, contextvars, threading
+import asyncio, contextvars, threading
 import pytest
 from pytest_celery_faults import WaitNeverEndsError
 from shop import add, app, slow
@@ -305,9 +305,7 @@ async def test_what_a_coroutine_does_with_an_answer_comes_before_time_goes_on(ce
         for _ in range(5):
             await worker.aget(slow.delay(1))
             await asyncio.sleep(0)
-            time_for_others = _thread.allocate_lock()
-            time_for_others.acquire()
-            time_for_others.acquire(timeout=0.05)
+            threading.Event().wait(0.05)
             times.append(celery_faults.clock.elapsed)
     await asyncio.gather(one_after_another(), worker.aadvance(100))
     assert times == [1, 2, 3, 4, 5]

@@ -18,7 +18,7 @@ SLOW = """
         import shop
 
         def real_seconds(seconds):
-            import _thread, ctypes
+            import _thread
             lock = _thread.allocate_lock()
             lock.acquire()
             lock.acquire(True, seconds)

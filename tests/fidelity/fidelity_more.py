@@ -9,7 +9,7 @@ import more_tasks as tasks
 from celery import chain, chord, group
 from celery.canvas import StampingVisitor
 from fidelity_expected import IN_AUTORETRY, IN_BODY, IN_BODY_FROM_5_7, IN_SLEEP, LEFT, Shows, killed
-from fidelity_scenarios import refused, scenario
+from fidelity_scenarios import BUSY, refused, scenario
 from scenario_app import add, app, boom, dies_late_requeued, errback, retry_once, total
 
 # -- retries
@@ -200,7 +200,7 @@ def stamps_of_a_retry(driver: Any) -> None:
 
 @scenario()
 def revoked_by_a_stamp(driver: Any) -> None:
-    busy = tasks.nap.delay(2)
+    busy = tasks.nap.delay(BUSY)
     driver.until("note", busy)
     signature = tasks.stamped.s()
     signature.stamp(batch="7")
@@ -298,9 +298,9 @@ def deduplicated_after_it_was_killed(driver: Any) -> None:
 # With one message for each worker that is not acknowledged yet, a busy one takes no other.
 @scenario(workers=2, worker_prefetch_multiplier=1)
 def several_workers(driver: Any) -> None:
-    first = tasks.late_nap.delay(2)
+    first = tasks.late_nap.delay(BUSY)
     driver.until("note", first)
-    second = tasks.late_nap.delay(3)
+    second = tasks.late_nap.delay(BUSY + 1)
     driver.get(first)
     driver.get(second)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import more_tasks as tasks
 from fidelity_expected import FORGETS_JOBS, IS_5_7, Shows
-from fidelity_scenarios import scenario
+from fidelity_scenarios import BUSY, scenario
 from scenario_app import add
 
 
@@ -128,11 +128,11 @@ def sent_while_the_broker_is_down(driver: Any) -> None:
 def backend_gone_while_a_result_is_stored(driver: Any) -> None:
     driver.start()
     driver.get(add.delay(1, 1))
-    result = tasks.nap.delay(2)
+    result = tasks.nap.delay(BUSY)
     driver.track(result)
     driver.until("note", result)
     with driver.backend_down():
-        driver.pass_time(3.7)
+        driver.pass_time(BUSY + 1.7)
     driver.settle()
     driver.observe(result.state)
 

@@ -34,6 +34,8 @@ from scenario_app import app
 
 Function = Callable[[Any], None]
 
+#: How long a task is busy that a scenario does something beside: a real side under load may need a second for it.
+BUSY = 2
 CHILD_REPLACED_WITHIN = 6.0
 WORKER_RESTARTED_WITHIN = 6.0
 
@@ -181,7 +183,7 @@ def task_applied_eagerly_inside_a_task(driver: Any) -> None:
 
 @scenario()
 def state_while_running(driver: Any) -> None:
-    result = tasks.tracked.delay(2)
+    result = tasks.tracked.delay(BUSY)
     driver.until("prerun", result)
     driver.pass_time(0.5)
     driver.observe(result.state)
@@ -287,7 +289,7 @@ def autoretry_not_for_this(driver: Any) -> None:
 
 @scenario()
 def state_between_retries(driver: Any) -> None:
-    result = tasks.retry_once.delay(2)
+    result = tasks.retry_once.delay(BUSY)
     driver.until("postrun", result)
     driver.pass_time(0.5)
     driver.observe((result.state, repr(result.result)))
@@ -573,14 +575,14 @@ def hard_limit_in_a_chord(driver: Any) -> None:
 
 @scenario()
 def expired_before_start(driver: Any) -> None:
-    busy = tasks.sleeper.delay(2)
+    busy = tasks.sleeper.delay(BUSY)
     driver.until("prerun", busy)
     driver.get(tasks.add.apply_async((1, 2), expires=0.3))
 
 
 @scenario()
 def revoked_before_start(driver: Any) -> None:
-    busy = tasks.sleeper.delay(2)
+    busy = tasks.sleeper.delay(BUSY)
     driver.until("prerun", busy)
     result = tasks.add.delay(1, 2)
     driver.until("received", result)
@@ -590,7 +592,7 @@ def revoked_before_start(driver: Any) -> None:
 
 @scenario()
 def revoked_with_errback(driver: Any) -> None:
-    busy = tasks.sleeper.delay(2)
+    busy = tasks.sleeper.delay(BUSY)
     driver.until("prerun", busy)
     result = tasks.add.apply_async((1, 2), link_error=tasks.errback.s())
     driver.until("received", result)
@@ -600,7 +602,7 @@ def revoked_with_errback(driver: Any) -> None:
 
 @scenario()
 def revoked_while_waiting_for_its_eta(driver: Any) -> None:
-    result = tasks.add.apply_async((1, 2), countdown=2)
+    result = tasks.add.apply_async((1, 2), countdown=BUSY)
     driver.until("received", result)
     result.revoke()
     driver.get(result)
@@ -644,7 +646,7 @@ def terminated_then_the_next_task(driver: Any) -> None:
 
 @scenario()
 def revoked_without_terminate_while_running(driver: Any) -> None:
-    result = tasks.sleeper.delay(2)
+    result = tasks.sleeper.delay(BUSY)
     driver.until("note", result)
     result.revoke()
     driver.get(result)
@@ -665,7 +667,7 @@ def countdowns_out_of_order(driver: Any) -> None:
 
 @scenario(worker_prefetch_multiplier=1)
 def priorities_with_a_busy_worker(driver: Any) -> None:
-    busy = tasks.sleeper.delay(2)
+    busy = tasks.sleeper.delay(BUSY)
     driver.until("prerun", busy)
     # Acked as it started, so the worker takes one more message, and holds it whatever comes later.
     held = tasks.linked.apply_async((9,), priority=9)
@@ -677,7 +679,7 @@ def priorities_with_a_busy_worker(driver: Any) -> None:
 
 @scenario(worker_prefetch_multiplier=1)
 def priorities_with_a_busy_worker_acked_late(driver: Any) -> None:
-    busy = tasks.late_sleeper.delay(2)
+    busy = tasks.late_sleeper.delay(BUSY)
     driver.until("prerun", busy)
     results = [tasks.linked.apply_async((n,), priority=n) for n in (9, 6, 3, 0)]
     driver.pass_time(0.2)
@@ -1313,7 +1315,7 @@ def signals_of_a_retry(driver: Any) -> None:
 
 @scenario(alone=True)
 def signals_of_a_task_revoked_before_it_runs(driver: Any) -> None:
-    busy = tasks.sleeper.delay(2)
+    busy = tasks.sleeper.delay(BUSY)
     driver.until("note", busy)
     result = tasks.add.delay(1, 2)
     driver.until("received", result)
@@ -1452,7 +1454,7 @@ def signals_of_a_message_that_is_no_task(driver: Any) -> None:
 @scenario(fresh=True, alone=True)
 def signals_of_a_warm_shutdown(driver: Any) -> None:
     driver.start()
-    running = tasks.sleeper.delay(2)
+    running = tasks.sleeper.delay(BUSY)
     driver.until("note", running)
     driver.stop(warm=True)
 
@@ -1497,7 +1499,7 @@ def signals_of_a_cold_shutdown_with_nothing_to_do(driver: Any) -> None:
     ),
 )
 def warm_shutdown(driver: Any) -> None:
-    running = tasks.sleeper.delay(2)
+    running = tasks.sleeper.delay(BUSY)
     prefetched = tasks.add.delay(1, 1)
     delayed = tasks.add.apply_async((2, 2), countdown=30)
     driver.until("note", running)

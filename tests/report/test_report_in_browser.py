@@ -11,6 +11,9 @@ from pytest_celery_faults.report.page import write
 from pytest_celery_faults.timeline import KINDS
 from report_helpers import show
 
+#: The test whose name is given to a script.
+NAMED = "[...document.querySelectorAll('.test')].find(one => one.innerText.includes(arguments[0]))"
+
 
 def until(browser, script: str) -> None:
     """Wait until a script finds something true."""
@@ -53,13 +56,11 @@ def press(browser, *keys: str) -> None:
 
 def items(browser, test: str) -> list[dict[str, str]]:
     """What is drawn in the chart of a test, with its place."""
-    find = "const test = [...document.querySelectorAll('.test')].find(one => one.innerText.includes(arguments[0]));"
-    browser.execute_script(f"{find} test.open = true", test)
+    browser.execute_script(f"{NAMED}.open = true", test)
     drawn(browser)
     return browser.execute_script(
-        find
-        + """
-        return [...test.querySelectorAll('.item')].map(item => {
+        f"return [...{NAMED}.querySelectorAll('.item')]"
+        """.map(item => {
           const shape = item.querySelector('.bar, .mark').getBoundingClientRect();
           return {...item.dataset, said: item.getAttribute('aria-label'), left: shape.left, right: shape.right,
                   top: shape.top};
@@ -202,14 +203,13 @@ def test_a_tenth_of_a_second_and_half_an_hour_are_both_seen(browser, page):
     waits = [later - before for before, later in pairwise(lefts)]
     assert min(waits) > 25
     assert waits[2] < 10 * waits[0]
-    open_test = "[...document.querySelectorAll('.test')].find(one => one.innerText.includes('test_long_waits'))"
     shortened = browser.execute_script(
-        f"return [...{open_test}.querySelectorAll('.gap')].map(one => one.getBoundingClientRect().x)"
+        f"return [...{NAMED}.querySelectorAll('.gap')].map(one => one.getBoundingClientRect().x)", "test_long_waits"
     )
     assert len(shortened) == 1
     assert lefts[2] < shortened[0] < lefts[3]
     assert "30 min long" in browser.execute_script(
-        f"return [...{open_test}.querySelectorAll('text')].map(one => one.textContent)"
+        f"return [...{NAMED}.querySelectorAll('text')].map(one => one.textContent)", "test_long_waits"
     )
 
 
