@@ -71,6 +71,19 @@ def test_hostile(celery_faults, text):
 """
 
 
+#: What a browser tells a page in its own time comes later still, so that what does not wait for it fails everywhere.
+LATE = """
+{
+  const late = heard => function (...told) { setTimeout(() => heard.apply(this, told), 50); };
+  window.ResizeObserver = class extends ResizeObserver { constructor(heard) { super(late(heard)); } };
+  const { addEventListener } = EventTarget.prototype;
+  EventTarget.prototype.addEventListener = function (kind, heard, ...rest) {
+    return addEventListener.call(this, kind, kind === "toggle" ? late(heard) : heard, ...rest);
+  };
+}
+"""
+
+
 @pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
@@ -105,6 +118,7 @@ def chromium() -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = Chrome(options=options, service=Service(driver))
     try:
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATE})
         yield browser
     finally:
         browser.quit()

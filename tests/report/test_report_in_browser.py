@@ -22,9 +22,17 @@ def until(browser, script: str) -> None:
     WebDriverWait(browser, 30, poll_frequency=0.02).until(lambda _: browser.execute_script(script), script)
 
 
+#: Whether all that is open has what it holds, and each chart that is seen is drawn.
+IS_DRAWN = """
+const all = (selector, is) => [...document.querySelectorAll(selector)].every(is);
+return all('details[open]', one => one.childElementCount > 1)
+  && all('.chart', one => one.childElementCount > 0 || !one.checkVisibility());
+"""
+
+
 def drawn(browser) -> None:
-    """Wait until all that is open shows what it holds: a browser tells the page of it a moment later."""
-    until(browser, "return [...document.querySelectorAll('details[open]')].every(one => one.childElementCount > 1)")
+    """Wait until the page shows what is open: a browser tells it a moment later, and once more for a chart's size."""
+    until(browser, IS_DRAWN)
 
 
 def opened(browser, page):
@@ -136,6 +144,7 @@ def test_it_is_used_by_keyboard(browser, page):
     assert names(browser) == ["test_fails"]
     press(browser, Keys.TAB, Keys.ENTER)
     assert texts(browser, "#count") == ["7 tests"]
+    drawn(browser)
 
     press(browser, Keys.TAB)
     assert browser.execute_script("return document.activeElement.tagName") == "SUMMARY"
