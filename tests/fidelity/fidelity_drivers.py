@@ -24,6 +24,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 from fidelity_history import Raw
 from fidelity_scenarios import Scenario
+from fidelity_standstill import Standstill
 from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -198,6 +199,21 @@ class RealSide:
         self.backend.stop()
 
     def run(self, scenario: Scenario) -> Raw:
+        """Run it; again, at most twice, when the machine stood still meanwhile: its times are not Celery's then."""
+        for _ in range(2):
+            standstill = Standstill()
+            try:
+                with standstill:
+                    raw = self._run(scenario)
+            except Exception:
+                if not standstill.was_seen:
+                    raise
+            else:
+                if not standstill.was_seen:
+                    return raw
+        return self._run(scenario)
+
+    def _run(self, scenario: Scenario) -> Raw:
         if scenario.fresh:
             self.stop_workers()
         self.backend.client.flushdb()

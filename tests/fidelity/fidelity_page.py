@@ -30,7 +30,8 @@ So that a real run has one history, too, its worker runs without gossip, mingle 
 scenario sends, as the one here does, and is asked ten times a second for what it is at, which makes it replace a lost
 child now and not within five seconds. Delays with jitter are compared by their bounds. In scenarios of several workers
 there are as many here as children of one worker: which one took a task is not compared. The broker's outages are those
-of a server that ends and comes back; a network that breaks is not compared.
+of a server that ends and comes back; a network that breaks is not compared. A real run during which the machine stood
+still for a quarter of a second is made again, at most twice, whatever came of it.
 """
 
 _EQUAL = "equal"
