@@ -18,7 +18,7 @@ def run(folder: Path, *arguments: str) -> list[str]:
     completed = subprocess.run(  # noqa: S603  our own tests
         [*command, *arguments],
         cwd=ROOT,
-        # Options that tox sets are for a run with pytest-asyncio.
+        # Options of the run around this one are not for it.
         env={**os.environ, "PATH": str(folder), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
