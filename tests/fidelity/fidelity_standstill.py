@@ -17,7 +17,7 @@ class Standstill:
     def __init__(self) -> None:
         self.was_seen = False
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="standstill", daemon=True)
+        self._thread = threading.Thread(target=self._look, args=(time.monotonic(),), name="standstill", daemon=True)
 
     def __enter__(self) -> Standstill:
         self._thread.start()
@@ -27,8 +27,8 @@ class Standstill:
         self._is_over.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        before, is_over = time.monotonic(), False
+    def _look(self, before: float) -> None:
+        is_over = False
         while not is_over:
             is_over = self._is_over.wait(_LOOKS_EVERY)
             now = time.monotonic()

@@ -438,7 +438,7 @@ def test_broken_on_purpose_it_is_told(
 )
 def test_of_two_failures_the_caller_gets_either(got: str, failures: list[str], is_alike: bool) -> None:
     """A chord's body and its header have both failed, and it looks for both by turns."""
-    scenario = next(one for one in SCENARIOS if one.name == "chord_with_a_failing_header")
+    scenario = _BY_NAME["chord_with_a_failing_header"]
     both = ["raised Body", "raised Header"]
     real = History(Raw((), seen=[("body", "raised Body")], failures={"body": both}))
     here = History(Raw((), seen=[("body", got)], failures={"body": failures}))
