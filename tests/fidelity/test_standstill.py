@@ -56,7 +56,15 @@ def test_what_fails_on_a_machine_that_goes_on_is_not_made_again() -> None:
     assert side.runs == 1
 
 
-def test_it_is_seen_at_the_end_too() -> None:
+def test_it_is_seen_while_there_is_a_look() -> None:
     with Standstill() as standstill:
         stand_still()
+    assert standstill.was_seen
+
+
+def test_it_is_seen_before_the_first_look() -> None:
+    standstill = Standstill()
+    stand_still()
+    with standstill:
+        pass
     assert standstill.was_seen
